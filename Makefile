@@ -1,0 +1,75 @@
+# Two commands matter: `make demo` runs the main job, `make test` checks everything.
+# Both set up what they need in .venv and build/; nothing outside this folder is touched.
+
+PYTHON ?= python3
+CC     ?= cc
+VENV   := .venv
+BIN    := $(VENV)/bin
+C_SOURCES := $(wildcard ring/*.c grants/*.c xenblk/*.c xenblk/emulated/*.c)
+C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/emulated/*.h)
+C_TESTS   := $(wildcard tests/native/*.c)
+CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
+
+.PHONY: demo test lint types native-test pytest wheel-test dist clean
+
+demo: $(VENV)/ready
+	@PATH="$(CURDIR)/$(BIN):$$PATH" XENBLK=$(BIN)/xenblk tests/demo.sh
+
+test: lint types native-test pytest wheel-test
+	@echo "make test: everything passed"
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@for f in $(C_SOURCES); do $(CC) $(CWARN) -O2 -fsyntax-only $$f || exit 1; done
+
+types: $(VENV)/ready build/typing/xenblk
+	MYPYPATH=build/typing $(BIN)/mypy -p xenblk
+
+# mypy cannot follow setuptools' package-dir mapping, so it gets a tree of links.
+build/typing/xenblk: Makefile
+	@rm -rf $@ && mkdir -p $@
+	@for f in xenblk/*; do ln -s "$(CURDIR)/$$f" $@/; done
+	@for d in ring grants harness; do ln -s "$(CURDIR)/$$d" $@/; done
+
+native-test: $(patsubst tests/native/%.c,build/native/%.asan.ok,$(C_TESTS)) \
+             $(patsubst tests/native/%.c,build/native/%.tsan.ok,$(C_TESTS))
+
+build/native/%.asan.ok: tests/native/%.c $(C_SOURCES) $(C_HEADERS)
+	@mkdir -p build/native
+	$(CC) $(CWARN) -g -O1 -pthread -fsanitize=address,undefined -fno-sanitize-recover=all -o build/native/$*.asan $< $(C_SOURCES)
+	build/native/$*.asan
+	@touch $@
+
+build/native/%.tsan.ok: tests/native/%.c $(C_SOURCES) $(C_HEADERS)
+	@mkdir -p build/native
+	$(CC) $(CWARN) -Wno-error=tsan -g -O1 -pthread -fsanitize=thread -o build/native/$*.tsan $< $(C_SOURCES)
+	build/native/$*.tsan
+	@touch $@
+
+pytest: $(VENV)/ready
+	$(BIN)/pytest
+
+dist: $(VENV)/ready
+	rm -rf dist && $(BIN)/python -m build --outdir dist .
+
+# The same tests against the installed wheel: the checkout's package is out of reach.
+wheel-test: dist
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet "$$(ls dist/*.whl)[dev]"
+	cp -r tests README.md pyproject.toml build/wheel/
+	cd build/wheel && XENBLK_INSTALLED=1 venv/bin/pytest -m "not checkout"
+
+$(VENV)/ready: pyproject.toml xenblk/_native_build.py $(C_SOURCES) $(C_HEADERS)
+	@command -v $(PYTHON) >/dev/null || { echo "xenblk needs Python 3.11 or newer: $(PYTHON) was not found" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "xenblk needs Python 3.11 or newer: $$($(PYTHON) --version) was found" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "xenblk needs Python's venv module: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	@command -v $(CC) >/dev/null || { echo "xenblk needs a C compiler: on Debian, apt-get install gcc python3-dev" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' || { echo "xenblk needs Python's C headers: on Debian, apt-get install python3-dev" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info xenblk/*.so

@@ -1,0 +1,5 @@
+"""The one command, `xenblk`."""
+
+
+def main() -> None:
+    """Run the command line."""
