@@ -14,7 +14,7 @@ HEADERS = ("ring/sring.h", "grants/gnttab.h", "grants/arena.h", "xenblk/emulated
 PREAMBLE = "#include <stdint.h>\n#include <stddef.h>\n" + "".join(f'#include "{h}"\n' for h in HEADERS)
 
 
-class build_ext(_build_ext):  # noqa: N801 - the name setuptools gives the command
+class build_ext(_build_ext):  # type: ignore[misc]  # noqa: N801 - the name setuptools gives the command
     """Adds cffi's glue file to the extension before it is compiled."""
 
     def build_extension(self, ext: Extension) -> None:

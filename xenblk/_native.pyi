@@ -1,0 +1,19 @@
+"""Typed face of the compiled module: one method of Lib per function of the C headers."""
+
+from typing import Any, Final
+
+ffi: Any
+
+class _Lib:
+    # xenblk/emulated/evtchn.h
+    XB_EVTCHN_PENDING: Final[int]
+    XB_EVTCHN_MASKED: Final[int]
+    XB_EVTCHN_UNBOUND: Final[int]
+    def xb_evtchn_set_pending(self, word: Any) -> int: ...
+    def xb_evtchn_clear_pending(self, word: Any) -> int: ...
+    def xb_evtchn_mask(self, word: Any) -> None: ...
+    def xb_evtchn_unmask(self, word: Any) -> int: ...
+    def xb_evtchn_set_unbound(self, word: Any, unbound: int) -> None: ...
+    def xb_evtchn_load(self, word: Any) -> int: ...
+
+lib: _Lib
