@@ -12,7 +12,7 @@ from typing import Final
 
 from xenblk.errors import UsageError
 
-_NAME: Final = re.compile(r"(xvd|sd|hd)([a-z]{1,3})([0-9]{0,3})")
+_NAME: Final = re.compile(r"(xvd|sd|hd)([a-z]{1,5})([0-9]{0,3})")
 _EXTENDED: Final = 1 << 28
 
 

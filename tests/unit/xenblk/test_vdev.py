@@ -31,7 +31,7 @@ def test_names_and_numbers_both_ways(name: str, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "xvd", "xvdA", "vda", "sdq", "hde", "xvda1000", "-1", "xvdaaaa", "1e3", str(1 << 29)]
+    "name", ["", "xvd", "xvdA", "vda", "sdq", "hde", "xvda1000", "-1", "xvdzzzzz", "xvdaaaaaa", "1e3", str(1 << 29)]
 )
 def test_other_names_are_refused_with_a_sentence(name: str) -> None:
     with pytest.raises(UsageError, match="named like xvda"):
