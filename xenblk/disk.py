@@ -1,0 +1,282 @@
+"""What a backend serves: memory, a file or block device, or any Python object that looks like a disk.
+
+A disk written in Python has `pread(count, offset)`, which returns `count` bytes, `pwrite(data, offset)`, `flush()` and
+`size`, in bytes; and may have `read_only`. ObjectDisk puts it behind the interface `Disk`, whose vectored calls read
+and write a guest's pages in place. Errors of I/O are OSError; a disk that cannot be used at all is a DiskError.
+"""
+
+import errno
+import logging
+import mmap
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from xenblk.abi import SECTOR_SIZE
+from xenblk.errors import DiskError
+
+MEMORY_PREFIX: Final = "memory:"
+
+_log: Final = logging.getLogger("xenblk.disk")
+
+_IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Disk(Protocol):
+    """A disk as the engines use it. Offsets are bytes; several threads may call at the same time."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, a multiple of 512."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether pwritev is refused."""
+
+    def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fill all buffers, in order, from `offset` on; OSError if that is not possible."""
+
+    def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Write all buffers, in order, from `offset` on; OSError if that is not possible."""
+
+    def flush(self) -> None:
+        """Make durable what was written before; OSError if that is not possible."""
+
+    def close(self) -> None:
+        """Let go of the disk."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes, as fio spells them: a number, or one with K, M, G or T for powers of 1024. DiskError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)", text.strip().upper(), re.ASCII)
+    if match is None:
+        raise DiskError(f"a size is a number of bytes, or one with K, M, G or T such as 64M, not {text!r}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def open_disk(spec: str, read_only: bool = False) -> "MemoryDisk | FileDisk":
+    """The disk that `spec` names, `memory:SIZE` or a path; DiskError with a sentence if it cannot be used."""
+    if spec.startswith(MEMORY_PREFIX):
+        return MemoryDisk(parse_size(spec.removeprefix(MEMORY_PREFIX)), read_only=read_only)
+    return FileDisk(spec, read_only=read_only)
+
+
+def _require_sectors(name: str, size: int) -> None:
+    if size < SECTOR_SIZE:
+        raise DiskError(f"{name} has {size} bytes; a disk has at least {SECTOR_SIZE}")
+    if size % SECTOR_SIZE:
+        raise DiskError(
+            f"a disk has a multiple of {SECTOR_SIZE} bytes; {name} has {size}, which leaves {size % SECTOR_SIZE}"
+        )
+
+
+class _SizedDisk:
+    """A disk of fixed size: keeps requests within it, and offers the calls of a disk written in Python."""
+
+    def __init__(self, name: str, size: int, read_only: bool) -> None:
+        _require_sectors(name, size)
+        self.name: Final = name
+        self.size: Final = size
+        self.read_only: Final = read_only
+
+    def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """See Disk."""
+        self._require_within(_total(buffers), offset)
+        self._preadv(buffers, offset)
+
+    def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """See Disk."""
+        if self.read_only:
+            raise OSError(errno.EROFS, f"{self.name} is read-only")
+        self._require_within(_total(buffers), offset)
+        self._pwritev(buffers, offset)
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """`count` bytes from `offset`."""
+        data = bytearray(count)
+        self.preadv([memoryview(data)], offset)
+        return bytes(data)
+
+    def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        self.pwritev([memoryview(data).cast("B")], offset)
+
+    def _require_within(self, count: int, offset: int) -> None:
+        if not 0 <= offset <= self.size - count:
+            raise OSError(errno.EINVAL, f"{self.name} has {self.size} bytes, not {count} from {offset}")
+
+    def _preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
+        raise NotImplementedError
+
+    def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
+        raise NotImplementedError
+
+
+def _total(buffers: Sequence[memoryview]) -> int:
+    return sum(buffer.nbytes for buffer in buffers)
+
+
+class MemoryDisk(_SizedDisk):
+    """`size` bytes of zeroed memory, taken from the system as they are written. `memory` is all of it."""
+
+    def __init__(self, size: int, *, read_only: bool = False) -> None:
+        super().__init__("the memory disk", size, read_only)
+        self.memory: Final = memoryview(mmap.mmap(-1, size))
+
+    def _preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
+        for buffer in buffers:
+            end = offset + buffer.nbytes
+            buffer[:] = self.memory[offset:end]
+            offset = end
+
+    def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
+        for buffer in buffers:
+            end = offset + buffer.nbytes
+            self.memory[offset:end] = buffer
+            offset = end
+
+    def flush(self) -> None:
+        """Memory is as durable as it gets."""
+
+    def close(self) -> None:
+        """The memory goes when nobody uses the disk any more."""
+
+
+class FileDisk(_SizedDisk):
+    """A file or block device. DiskError if it is not there, may not be used, or has no whole number of sectors."""
+
+    def __init__(self, path: str | os.PathLike[str], read_only: bool = False) -> None:
+        self._fd = _open_image(os.fspath(path), read_only)
+        try:
+            # Seeking tells the size of a file and of a block device alike.
+            super().__init__(os.fspath(path), os.lseek(self._fd, 0, os.SEEK_END), read_only)
+        except DiskError:
+            os.close(self._fd)
+            raise
+
+    def fileno(self) -> int:
+        """The open file's descriptor, the disk's own."""
+        return self._fd
+
+    def _preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
+        self._transfer(os.preadv, buffers, offset)
+
+    def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
+        self._transfer(os.pwritev, buffers, offset)
+
+    def _transfer(
+        self, call: Callable[[int, Sequence[memoryview], int], int], buffers: Sequence[memoryview], offset: int
+    ) -> None:
+        """One call does it, but for signals, full disks and more than IOV_MAX buffers."""
+        while buffers:
+            done = call(self._fd, buffers[:_IOV_MAX], offset)
+            if done == 0:
+                raise OSError(errno.EIO, f"{self.name} ended at {offset}; it had {self.size} bytes when opened")
+            offset += done
+            buffers = _skip(buffers, done)
+
+    def flush(self) -> None:
+        """See Disk."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; again does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _skip(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What is left of `buffers` behind their first `count` bytes."""
+    rest = list(buffers)
+    while rest and count >= rest[0].nbytes:
+        count -= rest.pop(0).nbytes
+    if count:
+        rest[0] = rest[0][count:]
+    return rest
+
+
+def _open_image(path: str, read_only: bool) -> int:
+    purpose = "reading" if read_only else "reading and writing"
+    try:
+        # O_NONBLOCK: a FIFO is refused below, not waited for.
+        fd = os.open(path, os.O_NONBLOCK | (os.O_RDONLY if read_only else os.O_RDWR))
+    except FileNotFoundError:
+        raise DiskError(f"there is no disk image {path}") from None
+    except IsADirectoryError:
+        raise DiskError(f"{path} is a directory, not a disk image") from None
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else str(e)
+        raise DiskError(f"{path!r} cannot be opened for {purpose}: {reason}") from e
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return fd
+    os.close(fd)
+    kind = "a directory, not a disk image" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+    raise DiskError(f"{path} is {kind}")
+
+
+class ObjectDisk:
+    """A disk written in Python, behind the interface of the engines; what it returns is checked.
+
+    Whatever goes wrong in the object is an OSError here, and an error of one request to the guest. `size` is read once.
+    The object stays its owner's: `close` does not close it. DiskError if it is not a disk.
+    """
+
+    def __init__(self, disk: Any, read_only: bool = False) -> None:
+        self._disk = disk
+        self._name = type(disk).__name__
+        self.read_only: Final = bool(read_only or getattr(disk, "read_only", False))
+        needed = ["pread", "flush"] if self.read_only else ["pread", "pwrite", "flush"]
+        missing = [name for name in needed if not callable(getattr(disk, name, None))]
+        if missing:
+            raise DiskError(f"a disk has methods pread, pwrite and flush; {self._name} has no {', '.join(missing)}")
+        size = getattr(disk, "size", None)
+        if not isinstance(size, int):
+            raise DiskError(f"a disk has a size in bytes; {self._name}.size is {size!r}")
+        _require_sectors(self._name, size)
+        self.size: Final = size
+
+    def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """See Disk. One call of `pread`, whatever the number of buffers."""
+        count = _total(buffers)
+        data = self._call("pread", count, offset)
+        try:
+            view = memoryview(data).cast("B")
+        except TypeError:
+            raise OSError(errno.EIO, f"{self._name}.pread returned {type(data).__name__}, not bytes") from None
+        if view.nbytes != count:
+            raise OSError(
+                errno.EIO, f"{self._name}.pread returned {view.nbytes} bytes from {offset}, and {count} were wanted"
+            )
+        for buffer in buffers:
+            buffer[:] = view[: buffer.nbytes]
+            view = view[buffer.nbytes :]
+
+    def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """See Disk. One call of `pwrite`, with a copy: a guest could change its pages while the object looks."""
+        if self.read_only:
+            raise OSError(errno.EROFS, f"{self._name} is read-only")
+        data = b"".join(buffers)
+        written = self._call("pwrite", data, offset)
+        if written is not None and written != len(data):
+            raise OSError(errno.EIO, f"{self._name}.pwrite wrote {written!r} of {len(data)} bytes at {offset}")
+
+    def flush(self) -> None:
+        """See Disk."""
+        self._call("flush")
+
+    def close(self) -> None:
+        """The object is not ours to close."""
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        try:
+            return getattr(self._disk, method)(*arguments)
+        except OSError:
+            raise
+        except Exception as e:
+            _log.exception("%s.%s failed", self._name, method)
+            raise OSError(errno.EIO, f"{self._name}.{method} failed: {e!r}") from e
