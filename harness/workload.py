@@ -122,7 +122,8 @@ def _reads_and_writes(job: Job, nr_blocks: int) -> Iterator[Operation]:
     places = {op: itertools.cycle(range(nr_blocks)) for op in (BlkifOp.READ, BlkifOp.WRITE)}
     while True:
         op = BlkifOp.READ if rng.random() * 100 < read_percent else BlkifOp.WRITE
-        yield Operation(op, rng.randrange(nr_blocks) if job.random else next(places[op]))
+        # Of all of random.Random, only random() promises the same numbers in every version of Python.
+        yield Operation(op, int(rng.random() * nr_blocks) if job.random else next(places[op]))
 
 
 class Issuer:
