@@ -52,9 +52,9 @@ def vdev_name(number: int) -> str:
     """The name that `parse_vdev` would turn into this number; the number itself if there is none."""
     if number >> 28 == 1:
         return f"xvd{_letters((number >> 8) & 0xFFFFF)}{_partition(number & 0xFF)}"
-    for kind, major, shift, first_disk in (("xvd", 202, 4, 0), ("sd", 8, 4, 0), ("hd", 3, 6, 0), ("hd", 22, 6, 2)):
-        if number >> 8 == major:
-            disk, partition = divmod(number & 0xFF, 1 << shift)
+    for kind, shift, first_disk in (("xvd", 4, 0), ("sd", 4, 0), ("hd", 6, 0), ("hd", 6, 2)):
+        disk, partition = divmod(number & 0xFF, 1 << shift)
+        if _encode(kind, first_disk + disk, partition) == number:
             return f"{kind}{_letters(first_disk + disk)}{_partition(partition)}"
     return str(number)
 

@@ -22,12 +22,12 @@ def test_nothing_is_shown_without_a_terminal(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", "")
 
 
-def test_json_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     run(as_json_lines=True, quiet=True)
 
     out, err = capsys.readouterr()
-    assert out == ""
-    assert [json.loads(line) for line in err.splitlines()] == [{"done": 5, "total": 10}, {"done": 10, "total": 10}]
+    assert err == ""
+    assert [json.loads(line) for line in out.splitlines()] == [{"done": 5, "total": 10}, {"done": 10, "total": 10}]
 
 
 @pytest.mark.parametrize("quiet", [False, True])
