@@ -13,7 +13,7 @@ CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 .PHONY: demo test lint types native-test pytest wheel-test dist clean
 
 demo: $(VENV)/ready
-	@PATH="$(CURDIR)/$(BIN):$$PATH" XENBLK=$(BIN)/xenblk tests/demo.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
 
 test: lint types native-test pytest wheel-test
 	@echo "make test: everything passed"

@@ -1,1 +1,7 @@
-/* placeholder */
+/* Address space to map granted pages into: reserved once, so that a page's address is known before it is mapped. */
+
+/* Reserve `nr_pages` pages that cannot be touched; NULL if there is no room. */
+void *xb_arena_reserve(size_t nr_pages);
+
+/* Give the region back, with whatever is still mapped in it. */
+void xb_arena_release(void *arena, size_t nr_pages);

@@ -10,6 +10,7 @@ XenblkError
  +- GrantError         a grant operation failed; carries Xen's status
  +- XenstoreError      xenstore refused; carries the errno name it sent
  +- DiskError          a disk image cannot be used
+ +- HostError          the emulated Xen refused; carries an errno name
 
 Each message is a sentence with the rule, the value and the bound. A caller of the command line sees it as it stands.
 """
@@ -68,3 +69,11 @@ class XenstoreError(XenblkError):
     def errno(self) -> int:
         """The number of `name` on this machine; EINVAL for a name unknown here."""
         return int(getattr(errno, self.name, errno.EINVAL))
+
+
+class HostError(XenblkError):
+    """The emulated Xen refused or cannot be reached; `name` is an errno name such as ENOENT."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name

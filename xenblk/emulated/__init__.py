@@ -1,0 +1,1 @@
+"""Emulated Xen: one host process is hypervisor and xenstored, the domains are ordinary processes."""

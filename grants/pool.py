@@ -1,0 +1,113 @@
+"""The frontend's pool of pages to bounce requests through, in the order that Linux keeps it (xen-blkfront.c).
+
+    head                                                    tail
+    [still mapped by the backend ...][... granted to nobody]
+
+A page that the backend keeps mapped goes back to the head and is taken first the next time, so that the backend finds
+it mapped; a page whose access could be ended goes to the tail. The pages in use at once are thus the only ones that are
+ever granted: the backend's working set is their largest number, not the pool's size.
+"""
+
+import collections
+import dataclasses
+from typing import Protocol
+
+from xenblk.abi import Domid, GrantRef
+from xenblk.errors import WouldBlockError
+from xenblk.grants.table import GrantTable
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the domain's memory: its frame number and its 4096 bytes."""
+
+    frame: int
+    view: memoryview
+
+
+class PageSource(Protocol):
+    """Where the pool's pages come from."""
+
+    def allocate_page(self) -> Page:
+        """One zeroed page."""
+
+    def free_page(self, page: Page) -> None:
+        """Take a page back."""
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class PoolEntry:
+    """One page of the pool; `gref` is None while it is granted to nobody."""
+
+    page: Page
+    gref: GrantRef | None = None
+
+
+class GrantPool:
+    """`size` zeroed pages to grant to `domid`. Not thread-safe: the ring's lock is its lock.
+
+    Grants are read-write always, for writes to the disk too: a backend that keeps them maps them writable.
+    """
+
+    def __init__(self, table: GrantTable, memory: PageSource, domid: Domid, size: int) -> None:
+        self._table = table
+        self._memory = memory
+        self._domid = domid
+        self._free = collections.deque(PoolEntry(memory.allocate_page()) for _ in range(size))
+        self._taken: set[PoolEntry] = set()
+        self.persistent_gnts_c = 0
+
+    def reserve(self, nr_pages: int) -> None:
+        """Make sure that `nr_pages` can be taken; WouldBlockError if pages or references are lacking."""
+        if len(self._free) < nr_pages:
+            raise WouldBlockError(f"{nr_pages} pool pages are needed, {len(self._free)} are free")
+        new_refs = max(0, nr_pages - self.persistent_gnts_c)
+        if self._table.free_count < new_refs:
+            raise WouldBlockError(f"{new_refs} grant references are needed, {self._table.free_count} are free")
+
+    def take(self) -> PoolEntry:
+        """The page at the head, granted."""
+        entry = self._free.popleft()
+        if entry.gref is None:
+            entry.gref = self._table.allocate()
+            self._table.grant_access(entry.gref, self._domid, entry.page.frame)
+        else:
+            self.persistent_gnts_c -= 1
+        self._taken.add(entry)
+        return entry
+
+    def put_back(self, entry: PoolEntry) -> bool:
+        """Take a page back after its request; True if the backend still maps it."""
+        self._taken.remove(entry)
+        if not self._end_access(entry):
+            self._free.appendleft(entry)
+            self.persistent_gnts_c += 1
+            return True
+        self._free.append(entry)
+        return False
+
+    def _end_access(self, entry: PoolEntry) -> bool:
+        assert entry.gref is not None
+        if not self._table.end_access(entry.gref):
+            return False
+        self._table.free(entry.gref)
+        entry.gref = None
+        return True
+
+    def close(self) -> list[PoolEntry]:
+        """End every grant and give the pages back; returns the entries that are still mapped, which stay granted."""
+        mapped = []
+        for entry in (*self._free, *self._taken):
+            if entry.gref is None or self._end_access(entry):
+                self._memory.free_page(entry.page)
+            else:
+                mapped.append(entry)
+        self._free.clear()
+        self._taken.clear()
+        self.persistent_gnts_c = 0
+        return mapped
+
+    def _check(self) -> None:
+        granted = [entry.gref is not None for entry in self._free]
+        assert granted == sorted(granted, reverse=True), "granted pages come first"
+        assert sum(granted) == self.persistent_gnts_c

@@ -1,0 +1,61 @@
+"""The granting side: which of a domain's pages another domain may use."""
+
+import threading
+from typing import Final
+
+from xenblk._native import ffi, lib
+from xenblk.abi import Domid, GrantRef
+from xenblk.errors import GrantError
+from xenblk.grants.status import GRANT_ENTRY_BYTES, GrantStatus
+
+NR_RESERVED: Final = 8
+"""References below this are Xen's own (console, xenstore) and never handed out (GNTTAB_NR_RESERVED_ENTRIES)."""
+
+
+class GrantTable:
+    """A domain's grant table, `table`: grant_entry_v1 entries in memory that Xen and the domain share.
+
+    References are allocated last in, first out. Owned by the process that runs the domain; calls from any thread.
+    """
+
+    def __init__(self, table: memoryview) -> None:
+        self._table = table
+        self._entries = ffi.from_buffer("struct xb_grant_entry[]", table)
+        self.nr_entries = table.nbytes // GRANT_ENTRY_BYTES
+        self._free = list(range(NR_RESERVED, self.nr_entries))[::-1]
+        self._lock = threading.Lock()
+
+    @property
+    def free_count(self) -> int:
+        """References that can still be allocated."""
+        return len(self._free)
+
+    def allocate(self) -> GrantRef:
+        """A reference that grants nothing yet; GrantError when all are in use."""
+        with self._lock:
+            if not self._free:
+                raise GrantError(
+                    f"all {self.nr_entries - NR_RESERVED} grant references are in use", GrantStatus.NO_SPACE
+                )
+            return GrantRef(self._free.pop())
+
+    def free(self, ref: GrantRef) -> None:
+        """Give a reference back whose access has ended."""
+        assert NR_RESERVED <= ref < self.nr_entries
+        assert self._entries[ref].flags == lib.GTF_invalid, "a reference is freed only after end_access"
+        with self._lock:
+            self._free.append(ref)
+
+    def grant_access(self, ref: GrantRef, domid: Domid, frame: int, readonly: bool = False) -> None:
+        """Let `domid` map and copy `frame`, for reading only if `readonly`."""
+        assert NR_RESERVED <= ref < self.nr_entries
+        lib.xb_gnttab_grant(self._entries + ref, domid, frame, readonly)
+
+    def end_access(self, ref: GrantRef) -> bool:
+        """End it: True when the other domain can no longer touch the page, False while it still maps it."""
+        assert NR_RESERVED <= ref < self.nr_entries
+        return bool(lib.xb_gnttab_end_access(self._entries + ref))
+
+    def _check(self) -> None:
+        assert len(set(self._free)) == len(self._free)
+        assert all(self._entries[ref].flags == lib.GTF_invalid for ref in self._free)

@@ -1,0 +1,86 @@
+"""The model disk: what every block must hold, so that each read can be checked.
+
+Writing is cheap: the content of a block is a window into one buffer of seeded random bytes, behind a header.
+
+    | seed, 8 bytes | block number, 8 | version, 8 | random bytes from a place that depends on block and version |
+
+The header says whose content it is, and the window makes a page of another block, or of this block's past, differ too.
+A block is at version 0 until it is written, and then holds the disk's initial content.
+"""
+
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from xenblk.errors import XenblkError
+
+_HEADER: Final = struct.Struct("<QQQ")
+_MASK: Final = (1 << 64) - 1
+_NR_WINDOWS: Final = 1 << 16
+
+
+class VerifyError(XenblkError):
+    """A block does not hold what was last written to it."""
+
+
+class Oracle:
+    """What blocks of `bs` bytes must hold on a disk that starts as `initial(offset, length)`, or as zeros.
+
+    No block may be in two operations at a time. `initial` must not read the disk under test, or a stray write to a
+    block that the job never writes looks as if it had always been there. Nor can a lost write be told from a good one
+    on a disk that a run with the same seed has written before.
+    """
+
+    def __init__(self, seed: int, bs: int, initial: Callable[[int, int], bytes] | None = None) -> None:
+        self.seed = seed
+        self.bs = bs
+        self._initial = initial or _zeros
+        self._random = random.Random(seed).randbytes(bs + _NR_WINDOWS)
+        self._versions: dict[int, int] = {}
+
+    def write(self, block: int, buffer: memoryview) -> None:
+        """Fill `buffer`, of `bs` bytes, with the block's next version; from now on the block must hold it."""
+        version = self._versions.get(block, 0) + 1
+        self._versions[block] = version
+        buffer[:] = self._content(block, version)
+
+    def check(self, block: int, buffer: memoryview) -> None:
+        """VerifyError, a sentence, unless `buffer` is what the block must hold."""
+        version = self._versions.setdefault(block, 0)
+        # As bytes: comparing a memoryview goes byte by byte through Python's type codes, forty times slower.
+        found = bytes(buffer)
+        expected = self._content(block, version)
+        if found != expected:
+            raise VerifyError(self._complaint(block, version, expected, found))
+
+    def touched(self) -> Iterator[int]:
+        """The blocks that were written or checked so far, in the order of their first use."""
+        return iter(tuple(self._versions))
+
+    def _content(self, block: int, version: int) -> bytes:
+        if version == 0:
+            return self._initial(block * self.bs, self.bs)
+        # Odd factors: consecutive versions, and neighbouring blocks, never share a window.
+        start = (block * 0x9E37 + version * 0x79B9) % _NR_WINDOWS
+        header = _HEADER.pack(self.seed & _MASK, block, version)
+        return header + self._random[start + _HEADER.size : start + self.bs]
+
+    def _complaint(self, block: int, version: int, expected: bytes, found: bytes) -> str:
+        place = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), len(found))
+        return (
+            f"block {block} at offset {block * self.bs} must hold version {version} with checksum "
+            f"{zlib.crc32(expected):#010x}, found {zlib.crc32(found):#010x}{self._whose(found)}; "
+            f"the first wrong byte is {place} of {self.bs}; seed {self.seed}"
+        )
+
+    def _whose(self, found: bytes) -> str:
+        seed, block, version = _HEADER.unpack_from(found)
+        if seed != self.seed & _MASK or block not in self._versions:
+            return ""
+        return f" under the header of block {block}, version {version}"
+
+
+def _zeros(_offset: int, length: int) -> bytes:
+    return bytes(length)

@@ -1,0 +1,107 @@
+"""A backend: finds the devices that a toolstack made for its domain, and serves them until it is stopped."""
+
+import logging
+from typing import Final
+
+from xenblk.blkback.device import OpenDisk, Vbd
+from xenblk.blkback.parameters import BackendParameters
+from xenblk.disk import open_disk
+from xenblk.errors import BlkifPeerError, XenstoreError
+from xenblk.platform import Platform
+
+_log: Final = logging.getLogger("xenblk.blkback")
+
+_TOKEN_DEVICES: Final = "devices"
+_POLL_S: Final = 0.5
+
+
+class Backend:
+    """Serves every vbd below its domain's `backend/vbd`. `run` in one thread, `stop` from any."""
+
+    def __init__(
+        self, platform: Platform, parameters: BackendParameters | None = None, opener: OpenDisk = open_disk
+    ) -> None:
+        self._platform = platform
+        self._parameters = parameters or BackendParameters()
+        self._open_disk = opener
+        self._store = platform.xenstore()
+        self._root = f"/local/domain/{platform.domid}/backend/vbd"
+        self._devices: dict[str, Vbd] = {}
+        self._stopping = False
+
+    def run(self) -> None:
+        """Serve until `stop`. PeerGoneError if xenstore goes away; whatever was mapped is given back even then."""
+        try:
+            self._store.watch(self._root, _TOKEN_DEVICES)
+            while not self._stopping:
+                event = self._store.next_event(_POLL_S)
+                if event is not None:
+                    self._on_event(event.path, event.token)
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Let `run` return soon."""
+        self._stopping = True
+
+    def _on_event(self, path: str, token: str) -> None:
+        try:
+            if token == _TOKEN_DEVICES:
+                self._on_own_node(path)
+            elif token in self._devices:
+                self._devices[token].frontend_changed()
+                self._forget_unregistered(token)
+        except XenstoreError as e:
+            # The toolstack may remove a device at any moment; its removal is an event of its own.
+            _log.debug("%s: %s", path, e)
+            self._look_for_devices()
+
+    def _on_own_node(self, path: str) -> None:
+        device = "/".join(path.split("/")[:8])
+        if device not in self._devices or path == device:
+            self._look_for_devices()
+        elif path == f"{device}/online":
+            self._devices[device].online_changed()
+            self._forget_unregistered(device)
+
+    def _look_for_devices(self) -> None:
+        found = set(self._list_devices())
+        for path in found - self._devices.keys():
+            self._add(path)
+        for path in self._devices.keys() - found:
+            self._devices[path].vanished()
+            self._forget_unregistered(path)
+
+    def _list_devices(self) -> list[str]:
+        if not self._store.exists(self._root):
+            return []
+        return [
+            f"{self._root}/{domid}/{handle}"
+            for domid in self._store.directory(self._root)
+            for handle in self._store.directory(f"{self._root}/{domid}")
+            if self._store.exists(f"{self._root}/{domid}/{handle}/state")
+        ]
+
+    def _add(self, path: str) -> None:
+        try:
+            device = Vbd(self._platform, self._store, path, self._parameters, self._open_disk)
+        except (XenstoreError, BlkifPeerError) as e:
+            _log.warning("%s is not a device that can be served: %s", path, e)
+            return
+        self._devices[path] = device
+        self._store.watch(device.frontend_state_path, path)
+
+    def _forget_unregistered(self, path: str) -> None:
+        device = self._devices[path]
+        if device.unregistered:
+            del self._devices[path]
+            self._store.unwatch(device.frontend_state_path, path)
+
+    def _close(self) -> None:
+        for device in self._devices.values():
+            try:
+                device.close()
+            except Exception as e:
+                _log.warning("%s: %s", device.path, e)
+        self._devices.clear()
+        self._store.close()

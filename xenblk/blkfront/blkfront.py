@@ -1,0 +1,299 @@
+"""The frontend driver of one virtual disk: the handshake with its backend, then bios in and out.
+
+Two threads touch a device. A *xenwatch* thread of its own follows the backend's state by the table in xenbus.py; the
+user's thread submits and polls. They share the device's lock, and the event channel wakes a sleeping `poll` when the
+device is lost. A device that is lost stays lost: what was in flight and what comes later ends with an OSError that
+says why.
+"""
+
+import errno
+import logging
+import threading
+import time
+from typing import Final
+
+from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, Domid
+from xenblk.blkfront.bio import Bio
+from xenblk.blkfront.connection import DataPath, Ring
+from xenblk.blkif import BlkifOp
+from xenblk.errors import PeerError, PeerGoneError, UsageError, XenblkError, XenstoreError
+from xenblk.grants import Page
+from xenblk.platform import Platform
+from xenblk.xenbus import FrontendAction, XenbusState, frontend_action, parse_state
+from xenblk.xenstore.client import Xenstore, XenstoreTransaction
+
+_log: Final = logging.getLogger("xenblk.blkfront")
+
+_TOKEN: Final = "backend"
+_LIVENESS_S: Final = 0.25
+"""How long `poll` sleeps before it looks whether there still is a backend."""
+
+VDISK_READONLY: Final = 4
+
+
+class Blkfront:
+    """One virtual disk of this domain, by its `handle` (virtual device number). `connect` first, `close` at the end.
+
+    `size` is in bytes; `persistent` is what both sides agreed on; `features` are the backend's nodes as read.
+    """
+
+    def __init__(
+        self, platform: Platform, handle: int, *, feature_persistent: bool = True, ring_page_order: int = 0
+    ) -> None:
+        self.handle = handle
+        self.size = 0
+        self.read_only = False
+        self.persistent = False
+        self._platform = platform
+        self._feature_persistent = feature_persistent
+        self._ring_page_order = ring_page_order
+        self._path = f"/local/domain/{platform.domid}/device/vbd/{handle}"
+        self._store: Xenstore = platform.xenstore()
+        try:
+            self._backend_path = self._store.read(f"{self._path}/backend")
+            self.backend_id = Domid(int(self._store.read(f"{self._path}/backend-id")))
+        except XenstoreError:
+            self._store.close()
+            raise UsageError(f"domain {platform.domid} has no disk {handle}: attach one first") from None
+        self._state = XenbusState.INITIALISING
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._ring: Ring | None = None
+        self._data: DataPath | None = None
+        self._lost: OSError | None = None
+        self._finished: list[Bio] = []
+        self._closing = False
+        self._buffers: dict[int, list[Page]] = {}
+        self._xenwatch = threading.Thread(target=self._watch_backend, name=f"xenwatch-{handle}", daemon=True)
+
+    # Connecting and closing
+
+    def connect(self, timeout_s: float = 10.0) -> None:
+        """Shake hands; returns when requests can flow. OSError if the backend refuses or takes longer."""
+        self._switch_state(XenbusState.INITIALISING)
+        self._store.watch(f"{self._backend_path}/state", _TOKEN)
+        self._xenwatch.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._data is not None or self._lost is not None, timeout_s)
+            if self._lost is not None:
+                raise self._lost
+            if self._data is None:
+                raise OSError(errno.ETIMEDOUT, self._why_not_connected(timeout_s))
+
+    def _why_not_connected(self, timeout_s: float) -> str:
+        state = parse_state(self._store.read(f"{self._backend_path}/state", ""))
+        return (
+            f"the backend at {self._backend_path} did not connect within {timeout_s:g} s and is in state "
+            f"{state.name.capitalize()}: is a backend running?"
+        )
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Leave in good order: wait until the backend unmapped everything, then give all pages and grants back."""
+        with self._lock:
+            self._closing = True
+        try:
+            self._say_goodbye(timeout_s)
+        except XenblkError as e:
+            _log.debug("%s: %s", self._path, e)
+        self._store.close()
+        if self._xenwatch.is_alive():
+            self._xenwatch.join()
+        self._give_back()
+
+    def _say_goodbye(self, timeout_s: float) -> None:
+        if self._state in (XenbusState.INITIALISED, XenbusState.CONNECTED):
+            self._switch_state(XenbusState.CLOSING)
+            self._wait_for_backend(XenbusState.CLOSING, timeout_s)
+        self._switch_state(XenbusState.CLOSED)
+        self._wait_for_backend(XenbusState.CLOSED, timeout_s)
+
+    def _wait_for_backend(self, at_least: XenbusState, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            state = parse_state(self._store.read(f"{self._backend_path}/state", ""))
+            if state >= at_least or state == XenbusState.UNKNOWN or self._backend_is_gone():
+                return
+            time.sleep(0.002)
+        _log.warning("%s: the backend is not %s after %g s", self._path, at_least.name.capitalize(), timeout_s)
+
+    def _backend_is_gone(self) -> bool:
+        return self._ring is not None and self._data is not None and not self._ring.channel.remote_bound
+
+    def _give_back(self) -> None:
+        with self._lock:
+            if self._data is not None:
+                self._finished += self._data.engine.fail_all(OSError(errno.ENODEV, "the disk was closed"))
+                self._data.close()
+                self._data = None
+            if self._ring is not None:
+                self._ring.close()
+                self._ring = None
+
+    # Following the backend
+
+    def _watch_backend(self) -> None:
+        try:
+            while not self._closing:
+                event = self._store.next_event(_LIVENESS_S)
+                if event is not None and not self._closing:
+                    self._backend_changed()
+        except PeerGoneError as e:
+            if not self._closing:
+                self._lose(OSError(errno.ENODEV, str(e)))
+        except (XenblkError, OSError) as e:
+            self._lose(e if isinstance(e, OSError) else OSError(errno.EIO, str(e)))
+
+    def _backend_changed(self) -> None:
+        backend = parse_state(self._store.read(f"{self._backend_path}/state", ""))
+        with self._lock:
+            action = frontend_action(self._state, backend)
+            _log.debug("%s: backend %s, own %s: %s", self._path, backend.name, self._state.name, action.name)
+            if action in (FrontendAction.SETUP, FrontendAction.SETUP_AND_CONNECT):
+                self._set_up()
+            if action in (FrontendAction.CONNECT, FrontendAction.SETUP_AND_CONNECT):
+                self._connected()
+            elif action is FrontendAction.RESIZE:
+                self.size = self._read_uint("sectors") * SECTOR_SIZE
+        if action is FrontendAction.CLOSE:
+            self._lose(OSError(errno.ENODEV, self._why_closed(backend)))
+            self._switch_state(XenbusState.CLOSED)
+        elif action is FrontendAction.LOST:
+            self._lose(OSError(errno.ENODEV, f"the backend's nodes at {self._backend_path} were removed"))
+
+    def _why_closed(self, backend: XenbusState) -> str:
+        home, _, node = self._backend_path.partition("/backend/")
+        try:
+            reason = self._store.read(f"{home}/error/backend/{node}/error", "") or self._store.read(
+                f"{self._backend_path}/hotplug-error", ""
+            )
+        except XenstoreError:
+            reason = ""
+        return f"the backend at {self._backend_path} went to {backend.name.capitalize()}" + (reason and f": {reason}")
+
+    def _set_up(self) -> None:
+        order = min(self._ring_page_order, self._read_uint("max-ring-page-order", 0))
+        ring = self._ring = Ring(self._platform, self.backend_id, page_order=order)
+        nodes = {**ring.keys(), "feature-persistent": str(int(self._feature_persistent))}
+
+        def write(transaction: XenstoreTransaction) -> None:
+            for key, value in nodes.items():
+                transaction.write(f"{self._path}/{key}", value)
+
+        self._store.transact(write)
+        self._switch_state(XenbusState.INITIALISED)
+
+    def _connected(self) -> None:
+        assert self._ring is not None
+        self.size = self._read_uint("sectors") * SECTOR_SIZE
+        self.read_only = bool(self._read_uint("info") & VDISK_READONLY)
+        self.persistent = self._feature_persistent and self._read_uint("feature-persistent", 0) == 1
+        self._data = DataPath(self._platform, self._ring, self.backend_id, self.handle, self.persistent)
+        self._switch_state(XenbusState.CONNECTED)
+        self._changed.notify_all()
+
+    def _read_uint(self, key: str, default: int | None = None) -> int:
+        text = self._store.read(f"{self._backend_path}/{key}", "")
+        if text.isascii() and text.isdecimal():
+            return int(text)
+        if default is None:
+            raise OSError(
+                errno.EIO, f"the backend must write a number to {self._backend_path}/{key}, not {text[:40]!r}"
+            )
+        return default
+
+    def _switch_state(self, state: XenbusState) -> None:
+        self._state = state
+
+        def write(transaction: XenstoreTransaction) -> None:
+            if transaction.exists(f"{self._path}/state"):
+                transaction.write(f"{self._path}/state", str(int(state)))
+
+        self._store.transact(write)
+
+    def _lose(self, error: OSError) -> None:
+        """The device is no more: everything in flight ends with `error`."""
+        with self._changed:
+            if self._lost is None:
+                self._lost = error
+                if self._data is not None:
+                    self._finished += self._data.engine.fail_all(error)
+            self._changed.notify_all()
+            if self._ring is not None:
+                self._ring.channel.wake()
+
+    # Requests
+
+    def allocate(self, nr_bytes: int) -> memoryview:
+        """Page-aligned memory of the domain, which a connection without persistent grants lends without a copy."""
+        pages = self._platform.memory.allocate_run(max(1, -(-nr_bytes // PAGE_SIZE)))
+        self._buffers[pages[0].frame] = pages
+        return self._platform.memory.join(pages)[:nr_bytes]
+
+    def free(self, buffer: memoryview) -> None:
+        """Give memory of `allocate` back; no bio may use it any more. UsageError for any other buffer."""
+        located = self._platform.memory.locate(buffer)
+        pages = self._buffers.pop(located[0], None) if located else None
+        if pages is None:
+            raise UsageError("only a buffer that this disk allocated can be freed")
+        buffer.release()
+        for page in pages:
+            self._platform.memory.free_page(page)
+
+    def submit(self, op: BlkifOp, offset: int = 0, buffer: memoryview | None = None) -> Bio:
+        """Queue an operation; `poll` sends it. UsageError if no disk could serve it, OSError if this one is lost.
+
+        Offset and length are multiples of 512 bytes within the disk; the buffer is left alone until the bio is done.
+        """
+        nr_bytes = 0 if buffer is None else buffer.nbytes
+        if (op == BlkifOp.FLUSH_DISKCACHE) != (nr_bytes == 0):
+            raise UsageError(f"a read or write carries data and a flush none: {op.name} with {nr_bytes} bytes")
+        if offset % SECTOR_SIZE or nr_bytes % SECTOR_SIZE:
+            raise UsageError(f"offset {offset} and length {nr_bytes} must be multiples of {SECTOR_SIZE} bytes")
+        if not 0 <= offset <= self.size - nr_bytes:
+            raise UsageError(f"{nr_bytes} bytes at {offset} are outside the disk of {self.size} bytes")
+        bio = Bio(op, offset, None if buffer is None else buffer.cast("B"))
+        with self._lock:
+            self._data_path().engine.submit(bio)
+        return bio
+
+    def _data_path(self) -> DataPath:
+        if self._lost is not None:
+            raise self._lost
+        if self._data is None:
+            raise UsageError("the disk is not connected")
+        return self._data
+
+    def poll(self, timeout_s: float | None = None) -> list[Bio]:
+        """Send what was submitted, wait until a bio is done, return all that are; empty after the timeout."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                done, sleep = self._step()
+                channel = self._ring.channel if self._ring else None
+            if done or not sleep or channel is None:
+                return done
+            left_s = _LIVENESS_S if deadline_s is None else min(_LIVENESS_S, deadline_s - time.monotonic())
+            if left_s <= 0:
+                return []
+            channel.wait(left_s)
+            if not channel.remote_bound:
+                self._lose(OSError(errno.ENODEV, f"the backend of disk {self.handle} vanished"))
+
+    def _step(self) -> tuple[list[Bio], bool]:
+        """One round under the lock: (bios that are done, whether there is something to wait for)."""
+        if self._finished or self._lost is not None or self._data is None:
+            done, self._finished = self._finished, []
+            return done, False
+        engine = self._data.engine
+        assert self._ring is not None
+        try:
+            while True:
+                engine.fill()
+                if engine.push():
+                    self._ring.channel.notify()
+                done = engine.collect()
+                if done or not engine.busy or not engine.must_look_again():
+                    return done, engine.busy
+        except PeerError as e:
+            self._lose(OSError(errno.EIO, f"disk {self.handle} is disabled for further use: {e}"))
+            return self._step()

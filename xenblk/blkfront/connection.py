@@ -1,0 +1,74 @@
+"""What a connected frontend holds: ring pages granted to the backend, an event channel, a pool of granted pages."""
+
+import contextlib
+
+from xenblk.abi import PAGE_SIZE, Domid, GrantRef
+from xenblk.blkfront.engine import FrontEngine
+from xenblk.blkfront.lending import Lender
+from xenblk.blkif import NATIVE, Abi
+from xenblk.grants import GrantPool, Page
+from xenblk.platform import Platform
+from xenblk.ring import FrontRing
+
+POOL_PAGES_PER_ENTRY = 12
+"""11 segments and one page more, as Linux sizes the pool of a ring without indirect requests."""
+
+
+class Ring:
+    """The shared ring, its grants and its event channel: what there is from Initialised on."""
+
+    def __init__(self, platform: Platform, backend: Domid, abi: Abi = NATIVE, page_order: int = 0) -> None:
+        self._platform = platform
+        self.abi = abi
+        self.page_order = page_order
+        self._pages = platform.memory.allocate_run(1 << page_order)
+        self._view = platform.memory.join(self._pages)
+        self.sring = FrontRing(self._view, abi.entry_size)
+        self.refs = [self._grant(page, backend) for page in self._pages]
+        self.channel = platform.alloc_unbound(backend)
+
+    def _grant(self, page: Page, backend: Domid) -> GrantRef:
+        ref = self._platform.grant_table.allocate()
+        self._platform.grant_table.grant_access(ref, backend, page.frame)
+        return ref
+
+    def keys(self) -> dict[str, str]:
+        """The nodes that tell the backend how to reach this ring (io/blkif.h)."""
+        nodes = {"event-channel": str(self.channel.port), "protocol": self.abi.protocol}
+        if self.page_order == 0:
+            return {**nodes, "ring-ref": str(self.refs[0])}
+        refs = {f"ring-ref{i}": str(ref) for i, ref in enumerate(self.refs)}
+        return {**nodes, "ring-page-order": str(self.page_order), **refs}
+
+    def close(self) -> None:
+        """Give back what the backend does not map any more; a page that it still maps stays granted and unused."""
+        self.channel.close()
+        for page, ref in zip(self._pages, self.refs, strict=True):
+            if self._platform.grant_table.end_access(ref):
+                self._platform.grant_table.free(ref)
+                self._platform.memory.free_page(page)
+
+
+class DataPath:
+    """The engine and its pool: what there is while Connected."""
+
+    def __init__(self, platform: Platform, ring: Ring, backend: Domid, handle: int, persistent: bool) -> None:
+        self._platform = platform
+        with contextlib.ExitStack() as undo:
+            self.counters = platform.counters(f"vbd-{backend}-{platform.domid}-{handle}-0.front")
+            undo.callback(self.counters.close)
+            size = POOL_PAGES_PER_ENTRY * ring.sring.nr_ents
+            self._pool = GrantPool(platform.grant_table, platform.memory, backend, size)
+            lender = Lender(platform.grant_table, platform.memory, self._pool, backend, persistent)
+            self.engine = FrontEngine(ring.sring, ring.abi, handle, lender, self.counters)
+            undo.pop_all()
+
+    def close(self) -> None:
+        """End all grants and give the pool's pages back, but for those that the backend still maps."""
+        self._pool.close()
+        self.counters.close()
+
+
+def pool_bytes(nr_ents: int) -> int:
+    """Memory that the pool of a ring takes."""
+    return POOL_PAGES_PER_ENTRY * nr_ents * PAGE_SIZE

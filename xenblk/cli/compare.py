@@ -1,0 +1,58 @@
+"""`xenblk compare`: the main job. One workload through every way of moving data, as three processes, in one table."""
+
+from pathlib import Path
+
+import click
+
+from xenblk.cli.workload_options import job_options
+from xenblk.disk import MEMORY_PREFIX, open_disk
+from xenblk.harness import Job, progress_bar
+from xenblk.harness.compare import MODES, Comparison, run_mode
+from xenblk.harness.report import compare_table, modes_json, print_table
+
+
+def _modes(_context: click.Context, _parameter: click.Parameter, value: str) -> list[str]:
+    modes = [mode.strip() for mode in value.split(",") if mode.strip()]
+    for mode in modes:
+        if mode not in MODES:
+            raise click.BadParameter(f"{mode!r} is not one of {', '.join(MODES)}")
+    if not modes:
+        raise click.BadParameter(f"name at least one of {', '.join(MODES)}")
+    return modes
+
+
+@click.command()
+@click.option("--disk", default="memory:64M", show_default=True, help="The image: a path, or memory:SIZE.")
+@click.option("--modes", default=",".join(MODES), show_default=True, callback=_modes, help="Which, and in which order.")
+@click.option(
+    "--max-persistent-grants",
+    type=click.IntRange(0),
+    default=None,
+    help="The limit in bounded mode.  [default: half of the pages in flight]",
+)
+@job_options
+@click.option("--json", "as_json", is_flag=True, help='JSON: {"modes": [...]}.')
+def compare(disk: str, modes: list[str], max_persistent_grants: int | None, job: Job, as_json: bool) -> None:
+    """Run one seeded workload in every mode, and count what each of them costs.
+
+    Starts host, backend and frontend as processes of their own, verifies the data, and leaves nothing behind. With
+    --disk PATH the default is to read only: ask for writes with --rw, and they go to that file.
+    """
+    writes = "read" not in job.rw.removeprefix("rand") if job.rw not in ("rw", "randrw") else True
+    image = open_disk(disk, not writes)
+    job.check(image.size)
+    image.close()
+    comparison = Comparison(
+        disk=disk if disk.startswith(MEMORY_PREFIX) else str(Path(disk).absolute()),
+        job=job,
+        writes=writes,
+        max_persistent_grants=max_persistent_grants,
+    )
+    results = []
+    for mode in modes:
+        with progress_bar(mode) as progress:
+            results.append(run_mode(comparison, mode, progress))
+    if as_json:
+        click.echo(modes_json(results))
+        return
+    print_table(compare_table(results, disk=disk))

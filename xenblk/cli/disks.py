@@ -1,0 +1,96 @@
+"""`xenblk attach`, `detach` and `list`: disks of a running host's domains, as `xl block-attach` and its kin."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from xenblk import toolstack
+from xenblk.abi import DOM0, Domid
+from xenblk.cli.options import domid_option, run_dir_option, vdev_option
+from xenblk.disk import MEMORY_PREFIX
+from xenblk.emulated.control import ControlClient
+from xenblk.emulated.rundir import RunDirectory
+from xenblk.errors import HostError
+from xenblk.xenstore.client import Xenstore
+
+
+@contextlib.contextmanager
+def _connected(run_dir: Path) -> Iterator[tuple[ControlClient, Xenstore]]:
+    directory = RunDirectory(run_dir)
+    control = ControlClient(directory.control)
+    try:
+        with Xenstore(str(directory.xenstore(DOM0))) as store:
+            yield control, store
+    finally:
+        control.close()
+
+
+def _absolute(disk: str) -> str:
+    return disk if disk.startswith(MEMORY_PREFIX) else str(Path(disk).absolute())
+
+
+@click.command()
+@run_dir_option
+@domid_option(help_text="The domain that gets the disk; made if there is none.")
+@vdev_option
+@click.option("--disk", required=True, help="The image: a path, or memory:SIZE.")
+@click.option("--mode", type=click.Choice(toolstack.MODES), default="w", show_default=True, help="r: read-only.")
+@click.option(
+    "--backend-domid", type=click.IntRange(0, 0x7FEF), default=0, show_default=True, help="The domain that serves it."
+)
+def attach(run_dir: Path, domid: Domid, vdev: int, disk: str, mode: str, backend_domid: int) -> None:
+    """Attach a disk to a domain, and wait until its backend has it."""
+    with _connected(run_dir) as (control, store):
+        try:
+            control.call("create", domid=domid)
+        except HostError as e:
+            if e.name != "EEXIST":
+                raise
+        toolstack.attach(store, domid, vdev, _absolute(disk), mode, Domid(backend_domid))
+
+
+@click.command()
+@run_dir_option
+@domid_option()
+@vdev_option
+def detach(run_dir: Path, domid: Domid, vdev: int) -> None:
+    """Take a disk away from a domain."""
+    with _connected(run_dir) as (_control, store):
+        toolstack.detach(store, domid, vdev)
+
+
+@click.command("list")
+@run_dir_option
+@domid_option(None, "Only this domain.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def list_disks(run_dir: Path, domid: Domid | None, as_json: bool) -> None:
+    """Show the attached disks and the state of both ends."""
+    with _connected(run_dir) as (_control, store):
+        found = toolstack.disks(store, domid)
+    rows = [
+        {
+            "domid": disk.domid,
+            "vdev": disk.vdev,
+            "handle": disk.handle,
+            "backend_domid": disk.backend_id,
+            "mode": disk.mode,
+            "frontend": disk.frontend_state.name.capitalize(),
+            "backend": disk.backend_state.name.capitalize(),
+            "disk": disk.params,
+        }
+        for disk in found
+    ]
+    if as_json:
+        click.echo(json.dumps({"disks": rows}))
+        return
+    table = Table(box=None, header_style="")
+    for column in ("Domid", "Vdev", "Handle", "BE", "Mode", "Frontend", "Backend", "Disk"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console(width=None if Console().is_terminal else 200).print(table)

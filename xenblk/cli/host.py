@@ -1,0 +1,76 @@
+"""`xenblk host` and `xenblk backend`: the emulated Xen, and the domain that serves its disks."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from xenblk.abi import Domid
+from xenblk.blkback import Backend, BackendParameters
+from xenblk.cli.options import domid_option, run_dir_option
+from xenblk.emulated.host import HostServer
+from xenblk.emulated.platform import EmulatedPlatform
+from xenblk.processes import stop_on_lifeline
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop())
+
+
+@click.command()
+@run_dir_option
+@click.option("--lifeline", type=int, hidden=True, help="End when this descriptor reaches its end.")
+def host(run_dir: Path, lifeline: int | None) -> None:
+    """Run an emulated Xen: hypervisor and xenstored in one process, until stopped.
+
+    Its run directory may be given to xenstore's own tools as XENSTORED_RUNDIR.
+    """
+    with HostServer(run_dir) as server:
+        _stop_on_signals(server.stop)
+        if lifeline is not None:
+            stop_on_lifeline(lifeline, server.stop)
+        click.echo(f"xenblk host: ready; XENSTORED_RUNDIR={server.run_directory.path}")
+        server.run()
+
+
+@click.command()
+@run_dir_option
+@domid_option(0, "The domain that the backend runs in.")
+@click.option("--feature-persistent/--no-feature-persistent", default=True, help="Offer persistent grants.")
+@click.option("--max-persistent-grants", type=int, default=1056, show_default=True, help="Limit per ring.")
+@click.option(
+    "--persistent-grant-unused-seconds",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Unmap a persistent grant not used for so long; 0 never.",
+)
+@click.option("--max-ring-page-order", type=int, default=4, show_default=True, help="Largest ring offered.")
+@click.option("--grant-copy", is_flag=True, help="Move data by grant copy, map no data page.")
+def backend(
+    run_dir: Path,
+    domid: Domid,
+    feature_persistent: bool,
+    max_persistent_grants: int,
+    persistent_grant_unused_seconds: float,
+    max_ring_page_order: int,
+    grant_copy: bool,
+) -> None:
+    """Serve every disk that is attached to a backend domain, until stopped."""
+    parameters = BackendParameters(
+        feature_persistent=feature_persistent,
+        max_persistent_grants=max_persistent_grants,
+        persistent_grant_unused_seconds=persistent_grant_unused_seconds,
+        max_ring_page_order=max_ring_page_order,
+        grant_copy=grant_copy,
+    )
+    platform = EmulatedPlatform(run_dir, domid)
+    try:
+        driver = Backend(platform, parameters)
+        _stop_on_signals(driver.stop)
+        click.echo(f"xenblk backend: ready; serves the disks of domain {domid}")
+        driver.run()
+    finally:
+        platform.close()

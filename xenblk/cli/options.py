@@ -1,0 +1,68 @@
+"""Options that several commands share, and how people write sizes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from xenblk.abi import Domid
+from xenblk.disk import parse_size
+from xenblk.emulated.rundir import default_run_dir
+from xenblk.errors import DiskError
+from xenblk.vdev import parse_vdev
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, with K, M or G as fio takes them (powers of 1024)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except DiskError as e:
+            self.fail(str(e), param, ctx)
+
+
+class Vdev(click.ParamType[int]):
+    """A virtual device by name or number."""
+
+    name = "vdev"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Its number."""
+        return value if isinstance(value, int) else parse_vdev(value)
+
+
+def run_dir_option(command: F) -> F:
+    """`--run-dir`: which emulated Xen."""
+    return click.option(
+        "--run-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default_run_dir,
+        show_default="$XENBLK_RUN_DIR, or one of this user's own",
+        help="The run directory of the emulated Xen.",
+    )(command)
+
+
+def domid_option(default: int | None = 1, help_text: str = "The domain.") -> Callable[[F], F]:
+    """`--domid`: which domain."""
+    return click.option(
+        "--domid",
+        type=click.IntRange(0, 0x7FEF),
+        default=default,
+        show_default=default is not None,
+        callback=lambda _context, _parameter, value: None if value is None else Domid(value),
+        help=help_text,
+    )
+
+
+def vdev_option(command: F) -> F:
+    """`--vdev`: which disk of the domain."""
+    return click.option("--vdev", type=Vdev(), default="xvda", show_default=True, help="The virtual device.")(command)

@@ -1,0 +1,100 @@
+"""A domain as its host keeps it: its memory file with the grant table in front, and the hypervisor's own tables.
+
+Files of one domain, all of them sealed against any change of size, so that no process can make another one's mapping
+point at nothing:
+
+    memory   frame n is the page at n * 4096; frames 0 .. GRANT_FRAMES-1 are the grant table (grant_entry_v1)
+    active   what the hypervisor knows of each grant: pins, recorded frame (grants/gnttab.h, struct xb_active_entry)
+"""
+
+import dataclasses
+import fcntl
+import mmap
+import os
+from typing import Final
+
+from xenblk.abi import PAGE_SIZE, Domid
+from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, ForeignDomain
+
+GRANT_FRAMES: Final = 64
+"""Xen's default `gnttab_max_frames`: 32768 references."""
+
+MEMORY_FRAMES_DEFAULT: Final = 256 * 256
+MEMORY_FRAMES_MAX: Final = 1 << 24
+
+NR_GRANTS: Final = GRANT_FRAMES * PAGE_SIZE // 8
+MAPTRACK_ENTRIES: Final = 1024 * 256
+"""Xen's default `gnttab_max_maptrack_frames`, 1024, of 256 entries each; per mapping process here."""
+
+
+def sealed_memfd(name: str, nr_bytes: int) -> int:
+    """A new memory file of a fixed size, all zero; pages take memory only once touched."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(fd, nr_bytes)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+@dataclasses.dataclass(slots=True)
+class Maptrack:
+    """The mappings of one process: a file that it writes as it maps and unmaps; the host reads it when it dies."""
+
+    fd: int
+    view: mmap.mmap
+
+    @classmethod
+    def create(cls, owner: int) -> "Maptrack":
+        """A new, empty maptrack for process number `owner`."""
+        nr_bytes = MAPTRACK_ENTRIES * MAPTRACK_ENTRY_BYTES
+        fd = sealed_memfd(f"xenblk-maptrack-{owner}", nr_bytes)
+        return cls(fd, mmap.mmap(fd, nr_bytes))
+
+    def close(self) -> None:
+        """Forget it."""
+        self.view.close()
+        os.close(self.fd)
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Domain:
+    """One guest domain. `kernel` is the process that runs it, None while nobody does.
+
+    `instance` numbers the domain's memory: a domain that is booted again gets new memory and a new instance, and what
+    is still mapped of the old one keeps the old one's files alive at its mapper.
+    """
+
+    domid: Domid
+    instance: int
+    memory_frames: int
+    memory_fd: int
+    active_fd: int
+    table: mmap.mmap
+    active: mmap.mmap
+    kernel: object | None = None
+
+    @classmethod
+    def create(cls, domid: Domid, instance: int, memory_frames: int) -> "Domain":
+        """A domain with fresh, zeroed memory."""
+        memory_fd = sealed_memfd(f"xenblk-dom{domid}-memory", memory_frames * PAGE_SIZE)
+        active_fd = sealed_memfd(f"xenblk-dom{domid}-active", NR_GRANTS * ACTIVE_ENTRY_BYTES)
+        table = mmap.mmap(memory_fd, GRANT_FRAMES * PAGE_SIZE)
+        active = mmap.mmap(active_fd, NR_GRANTS * ACTIVE_ENTRY_BYTES)
+        return cls(domid, instance, memory_frames, memory_fd, active_fd, table, active)
+
+    def foreign(self) -> ForeignDomain:
+        """The domain as the grant operations see it."""
+        return ForeignDomain(
+            self.domid,
+            self.instance,
+            self.memory_fd,
+            self.memory_frames,
+            memoryview(self.table),
+            memoryview(self.active),
+        )
+
+    def close(self) -> None:
+        """Let go of the files; mappers that hold them keep theirs."""
+        self.table.close()
+        self.active.close()
+        os.close(self.memory_fd)
+        os.close(self.active_fd)

@@ -1,0 +1,128 @@
+"""A process's access to an emulated Xen: what the drivers need (xenblk.platform), over the host's control socket."""
+
+import contextlib
+import mmap
+import os
+from pathlib import Path
+
+from xenblk._native import ffi
+from xenblk.abi import DOM0, Domid, EvtchnPort
+from xenblk.counters import Counters
+from xenblk.emulated.channels import WORDS_BYTES
+from xenblk.emulated.control import ControlClient, close_fds
+from xenblk.emulated.domain import GRANT_FRAMES, MAPTRACK_ENTRIES, NR_GRANTS
+from xenblk.emulated.evtchn import EmulatedEventChannel
+from xenblk.emulated.memory import DomainMemory
+from xenblk.emulated.rundir import RunDirectory
+from xenblk.errors import PeerGoneError, UsageError
+from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, ForeignDomain, GrantMapper, GrantTable
+from xenblk.xenstore.client import Xenstore
+
+
+class EmulatedPlatform:
+    """This process as domain `domid` of the emulated Xen in `run_dir`.
+
+    For domain 0 any number of processes may enter. For a guest this process becomes the guest's kernel: its memory is
+    fresh, and if it goes without `halt` the guest is destroyed. HostError if there is no such Xen or domain.
+    """
+
+    def __init__(self, run_dir: Path, domid: Domid) -> None:
+        self.domid = domid
+        self._run_directory = RunDirectory(run_dir)
+        self._control = ControlClient(self._run_directory.control)
+        try:
+            answer, fds = self._control.call("enter", domid=domid)
+        except BaseException:
+            self._control.close()
+            raise
+        maptrack_fd, words_fd, *memory_fds = fds
+        self._words_map = mmap.mmap(words_fd, WORDS_BYTES)
+        self._words = ffi.from_buffer("uint32_t[]", self._words_map)
+        self._maptrack = mmap.mmap(maptrack_fd, MAPTRACK_ENTRIES * MAPTRACK_ENTRY_BYTES)
+        self._mapper = GrantMapper(answer["owner"], domid, memoryview(self._maptrack))
+        self._memory: DomainMemory | None = None
+        self._grant_table: GrantTable | None = None
+        if memory_fds:
+            self._memory = DomainMemory(memory_fds[0], answer["memory_frames"], answer["grant_frames"])
+            self._grant_table = GrantTable(self._memory.grant_frames())
+        close_fds(fds)
+
+    def fileno(self) -> int:
+        """Becomes readable when the host goes away."""
+        return self._control.fileno()
+
+    @property
+    def mapper(self) -> GrantMapper:
+        """Maps, unmaps and copies what other domains granted to this one."""
+        return self._mapper
+
+    @property
+    def memory(self) -> DomainMemory:
+        """This domain's memory; UsageError in domain 0."""
+        if self._memory is None:
+            raise UsageError(f"domain {self.domid} has no memory of its own to grant: only guests grant pages here")
+        return self._memory
+
+    @property
+    def grant_table(self) -> GrantTable:
+        """This domain's grant table; UsageError in domain 0."""
+        if self._grant_table is None:
+            raise UsageError(f"domain {self.domid} has no grant table: only guests grant pages here")
+        return self._grant_table
+
+    def xenstore(self) -> Xenstore:
+        """A new connection to xenstore as this domain."""
+        return Xenstore(str(self._run_directory.xenstore(self.domid)))
+
+    def foreign_domain(self, domid: Domid) -> ForeignDomain:
+        """Another domain, to map grants of; HostError ENOENT if there is none."""
+        answer, (memory_fd, active_fd) = self._control.call("foreign", domid=domid)
+        table = mmap.mmap(memory_fd, GRANT_FRAMES * mmap.PAGESIZE)
+        active = mmap.mmap(active_fd, NR_GRANTS * ACTIVE_ENTRY_BYTES)
+        os.close(active_fd)
+        frames = answer["memory_frames"]
+        return ForeignDomain(domid, answer["instance"], memory_fd, frames, memoryview(table), memoryview(active))
+
+    def release_domain(self, domain: ForeignDomain) -> None:
+        """Done with a domain; nothing of it may be mapped any more."""
+        domain.close()
+        os.close(domain.memory_fd)
+
+    def alloc_unbound(self, remote: Domid) -> EmulatedEventChannel:
+        """A new event channel that `remote` may bind to."""
+        return self._channel(*self._control.call("unbound", remote=remote))
+
+    def bind_interdomain(self, remote: Domid, port: EvtchnPort) -> EmulatedEventChannel:
+        """Bind to the event channel that `remote` allocated; HostError EINVAL if it did not."""
+        return self._channel(*self._control.call("bind", remote=remote, port=port))
+
+    def _channel(self, answer: dict[str, int], fds: list[int]) -> EmulatedEventChannel:
+        word = self._words + answer["channel"] * 2
+        side = answer["side"]
+        own_fd, remote_fd = fds
+        return EmulatedEventChannel(
+            EvtchnPort(answer["port"]), word + side, word + 1 - side, (own_fd, remote_fd), self._close_port
+        )
+
+    def _close_port(self, port: EvtchnPort) -> None:
+        with contextlib.suppress(PeerGoneError):
+            self._control.call("close", port=port)
+
+    def counters(self, name: str) -> Counters:
+        """Counters in the run directory; the host closes their books if this process dies."""
+        answer, _fds = self._control.call("counters", name=name)
+        return Counters.open(Path(answer["path"]), writable=True)
+
+    def counters_dir(self) -> Path:
+        """Where the counter files of this Xen are."""
+        return self._run_directory.counters
+
+    def halt(self) -> None:
+        """Shut this domain down in good order: it stays, and may be booted again."""
+        if self.domid != DOM0:
+            self._control.call("halt")
+
+    def close(self) -> None:
+        """Leave; whatever is still mapped is unmapped, by the host if not here."""
+        self._mapper.close()
+        self._control.close()

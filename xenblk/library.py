@@ -1,0 +1,89 @@
+"""xenblk inside a Python program: a host, disks attached to it, all gone at the end of a `with`.
+
+The emulated Xen is a process of its own. Backend and frontend run in threads of this process, so that a disk may be
+any Python object; every request still goes through ring, grants and event channel.
+"""
+
+import contextlib
+import itertools
+import threading
+from typing import Any
+
+from xenblk.abi import DOM0, Domid
+from xenblk.blkback import Backend, BackendParameters
+from xenblk.blkfront import Blkfront, VirtualDisk
+from xenblk.disk import Disk, ObjectDisk, open_disk
+from xenblk.emulated.control import ControlClient
+from xenblk.emulated.platform import EmulatedPlatform
+from xenblk.emulated.rundir import RunDirectory
+from xenblk.errors import DiskError
+from xenblk.processes import HostProcess
+from xenblk.toolstack import attach
+from xenblk.vdev import parse_vdev
+
+_OBJECT = "object:"
+
+
+class Host:
+    """An emulated Xen of this program's own, with a backend. `attach` disks as needed; `close` ends them all."""
+
+    def __init__(self, parameters: BackendParameters | None = None) -> None:
+        self._objects: dict[str, Any] = {}
+        self._numbers = itertools.count()
+        with contextlib.ExitStack() as undo:
+            self.run_dir = undo.enter_context(HostProcess()).run_dir
+            self._control = ControlClient(RunDirectory(self.run_dir).control)
+            undo.callback(self._control.close)
+            platform = EmulatedPlatform(self.run_dir, DOM0)
+            undo.callback(platform.close)
+            self._store = undo.enter_context(platform.xenstore())
+            self._start_backend(platform, parameters, undo)
+            self._undo = undo.pop_all()
+
+    def _start_backend(
+        self, platform: EmulatedPlatform, parameters: BackendParameters | None, undo: contextlib.ExitStack
+    ) -> None:
+        backend = Backend(platform, parameters, self._open_disk)
+        thread = threading.Thread(target=backend.run, name="backend", daemon=True)
+        thread.start()
+        undo.callback(thread.join)
+        undo.callback(backend.stop)
+
+    def _open_disk(self, params: str, read_only: bool) -> Disk:
+        if params not in self._objects:
+            if params.startswith(_OBJECT):
+                raise DiskError(f"there is no disk {params}")
+            return open_disk(params, read_only)
+        return ObjectDisk(self._objects[params], read_only=read_only)
+
+    def attach(self, disk: Any, vdev: str = "xvda", mode: str = "w", *, feature_persistent: bool = True) -> VirtualDisk:
+        """A new domain with this disk: a path, `memory:SIZE`, or any object with pread, pwrite, flush and size.
+
+        DiskError or HostError with a sentence if it cannot be used. The object stays the caller's.
+        """
+        params = disk if isinstance(disk, str) else f"{_OBJECT}{next(self._numbers)}"
+        if not isinstance(disk, str):
+            self._objects[params] = disk
+        domid = Domid(self._control.call("create", domid=None)[0]["domid"])
+        handle = parse_vdev(vdev)
+        attach(self._store, domid, handle, params, mode)
+        platform = EmulatedPlatform(self.run_dir, domid)
+        try:
+            frontend = Blkfront(platform, handle, feature_persistent=feature_persistent)
+            virtual_disk = VirtualDisk(frontend, on_close=platform.close)
+            self._undo.callback(virtual_disk.close)
+            frontend.connect()
+        except BaseException:
+            platform.close()
+            raise
+        return virtual_disk
+
+    def close(self) -> None:
+        """Close every disk, stop the backend and the host."""
+        self._undo.close()
+
+    def __enter__(self) -> "Host":
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()

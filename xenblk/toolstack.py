@@ -1,0 +1,182 @@
+"""What a toolstack does with a disk: make its nodes, wait for its backend, take it away again.
+
+The nodes and their permissions are libxl's (libxl_disk.c, libxl_device.c): the backend's directory belongs to the
+backend's domain and the guest may read it, the frontend's the other way round. Permissions are set on a directory
+before anything is put in it, because children inherit them.
+"""
+
+import dataclasses
+import time
+from typing import Final
+
+from xenblk.abi import DOM0, Domid
+from xenblk.errors import HostError, UsageError, XenstoreError
+from xenblk.vdev import vdev_name
+from xenblk.xenbus import XenbusState, parse_state
+from xenblk.xenstore.client import Xenstore, XenstoreTransaction
+
+_POLL_S: Final = 0.005
+MODES: Final = ("r", "w")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DiskInfo:
+    """One attached disk, as `xl block-list` shows it."""
+
+    domid: Domid
+    handle: int
+    backend_id: Domid
+    params: str
+    mode: str
+    frontend_state: XenbusState
+    backend_state: XenbusState
+
+    @property
+    def vdev(self) -> str:
+        """Its device name."""
+        return vdev_name(self.handle)
+
+
+def frontend_path(domid: Domid, handle: int) -> str:
+    """The frontend's directory."""
+    return f"/local/domain/{domid}/device/vbd/{handle}"
+
+
+def backend_path(backend_id: Domid, domid: Domid, handle: int) -> str:
+    """The backend's directory."""
+    return f"/local/domain/{backend_id}/backend/vbd/{domid}/{handle}"
+
+
+def attach(
+    store: Xenstore,
+    domid: Domid,
+    handle: int,
+    params: str,
+    mode: str = "w",
+    backend_id: Domid = DOM0,
+    timeout_s: float = 10.0,
+) -> None:
+    """Give domain `domid` a disk and wait until its backend has opened it.
+
+    UsageError for a disk that exists or a bad mode; HostError with the backend's own sentence if it cannot open
+    `params`, or if no backend answers; the nodes are gone again then.
+    """
+    if mode not in MODES:
+        raise UsageError(f"a disk's mode is r (read-only) or w (read-write), not {mode!r}")
+    if store.exists(frontend_path(domid, handle)):
+        raise UsageError(f"domain {domid} has a disk {vdev_name(handle)} already")
+    store.transact(lambda transaction: _make_nodes(transaction, domid, handle, params, mode, backend_id))
+    try:
+        _wait_for_hotplug(store, backend_path(backend_id, domid, handle), timeout_s)
+    except BaseException:
+        _remove_nodes(store, backend_id, domid, handle)
+        raise
+
+
+def _make_nodes(
+    store: XenstoreTransaction, domid: Domid, handle: int, params: str, mode: str, backend_id: Domid
+) -> None:
+    front, back = frontend_path(domid, handle), backend_path(backend_id, domid, handle)
+    _make(
+        store,
+        back,
+        [f"n{backend_id}", f"r{domid}"],
+        {
+            "frontend": front,
+            "frontend-id": str(domid),
+            "online": "1",
+            "removable": "0",
+            "bootable": "1",
+            "state": str(int(XenbusState.INITIALISING)),
+            "dev": vdev_name(handle),
+            "type": "file",
+            "params": params,
+            "mode": mode,
+            "device-type": "disk",
+        },
+    )
+    _make(
+        store,
+        front,
+        [f"n{domid}", f"r{backend_id}"],
+        {
+            "backend": back,
+            "backend-id": str(backend_id),
+            "state": str(int(XenbusState.INITIALISING)),
+            "virtual-device": str(handle),
+            "device-type": "disk",
+        },
+    )
+
+
+def _make(store: XenstoreTransaction, path: str, perms: list[str], nodes: dict[str, str]) -> None:
+    store.mkdir(path)
+    store.set_perms(path, perms)
+    for key, value in nodes.items():
+        store.write(f"{path}/{key}", value)
+
+
+def _wait_for_hotplug(store: Xenstore, back: str, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while (status := store.read(f"{back}/hotplug-status", "")) != "connected":
+        if status == "error":
+            raise HostError("ENODEV", store.read(f"{back}/hotplug-error", "the backend could not open the disk"))
+        if time.monotonic() > deadline_s:
+            raise HostError("ETIMEDOUT", f"no backend took the disk within {timeout_s:g} s: start `xenblk backend`")
+        time.sleep(_POLL_S)
+
+
+def detach(store: Xenstore, domid: Domid, handle: int, timeout_s: float = 10.0) -> None:
+    """Take a disk away: ask both ends to close, wait for the backend, remove what is left. UsageError if none."""
+    front = frontend_path(domid, handle)
+    try:
+        back = store.read(f"{front}/backend")
+    except XenstoreError:
+        raise UsageError(f"domain {domid} has no disk {vdev_name(handle)}") from None
+
+    def ask(transaction: XenstoreTransaction) -> None:
+        if transaction.exists(f"{back}/state"):
+            transaction.write(f"{back}/online", "0")
+            transaction.write(f"{back}/state", str(int(XenbusState.CLOSING)))
+
+    store.transact(ask)
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        if parse_state(store.read(f"{back}/state", "")) in (XenbusState.CLOSED, XenbusState.UNKNOWN):
+            break
+        time.sleep(_POLL_S)
+    _remove_nodes(store, Domid(int(back.split("/")[3])), domid, handle)
+
+
+def _remove_nodes(store: Xenstore, backend_id: Domid, domid: Domid, handle: int) -> None:
+    for path in (frontend_path(domid, handle), backend_path(backend_id, domid, handle)):
+        if store.exists(path):
+            store.rm(path)
+    parent = backend_path(backend_id, domid, handle).rpartition("/")[0]
+    if store.exists(parent) and not store.directory(parent):
+        store.rm(parent)
+
+
+def disks(store: Xenstore, domid: Domid | None = None) -> list[DiskInfo]:
+    """The disks of one domain, or of all."""
+    domids = [int(name) for name in store.directory("/local/domain")] if domid is None else [domid]
+    found = []
+    for owner in sorted(domids):
+        root = f"/local/domain/{owner}/device/vbd"
+        if store.exists(root):
+            found += [_info(store, Domid(owner), int(handle)) for handle in store.directory(root)]
+    return found
+
+
+def _info(store: Xenstore, domid: Domid, handle: int) -> DiskInfo:
+    front = frontend_path(domid, handle)
+    back = store.read(f"{front}/backend", "")
+    return DiskInfo(
+        domid=domid,
+        handle=handle,
+        backend_id=Domid(int(store.read(f"{front}/backend-id", "0"))),
+        params=store.read(f"{back}/params", "?"),
+        mode=store.read(f"{back}/mode", "?"),
+        frontend_state=parse_state(store.read(f"{front}/state", "")),
+        backend_state=parse_state(store.read(f"{back}/state", "")),
+    )

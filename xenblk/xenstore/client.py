@@ -1,0 +1,224 @@
+"""A xenstore client that cannot hang: pyxs, with a deadline on every answer and a word when the connection is lost.
+
+pyxs waits for an answer for as long as it takes, and its router thread takes outstanding calls with it when it dies.
+Both are mended in one place, by a router of our own that pyxs accepts: its answers have deadlines, and when its thread
+ends, for whatever reason, every outstanding call is answered with ECONNRESET.
+
+Two more limits of pyxs 0.4.1 are its callers' business: a value has at least one printable ASCII character, and reading
+drops trailing NULs.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import errno
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import pyxs
+from pyxs._internal import NUL, Event, Op, Packet
+from pyxs.client import Router, RVar
+from pyxs.connection import UnixSocketConnection
+
+from xenblk.errors import PeerGoneError, UsageError, XenstoreError
+
+T = TypeVar("T")
+
+TRANSACTION_ATTEMPTS: Final = 100
+"""How often a transaction is tried again on EAGAIN, as Xen's own test-xenstore does it."""
+
+_LOST: Final = Event(b"", b"")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """Something changed at `path`, which the watch with `token` looks at."""
+
+    path: str
+    token: str
+
+
+class _Answer(RVar):  # type: ignore[misc]
+    """An answer to come, for at most `deadline_s`."""
+
+    __slots__ = ("deadline_s", "request")
+
+    def get(self) -> Any:
+        with self.condition:
+            if not self.condition.wait_for(lambda: self.target is not None, self.deadline_s):
+                return Packet(Op.ERROR, b"ETIMEDOUT\0", self.request.rq_id, self.request.tx_id)
+        return self.target
+
+
+class _Router(Router):  # type: ignore[misc]
+    """pyxs's router, whose end is an answer to everyone who waits."""
+
+    def __init__(self, connection: UnixSocketConnection, deadline_s: float, on_end: Callable[[], None]) -> None:
+        super().__init__(connection)
+        self.deadline_s = deadline_s
+        self.on_end = on_end
+        self.ended = False
+
+    def __call__(self) -> None:
+        # Whatever ends the thread (a lost connection, an answer that pyxs does not know), those who wait hear of it.
+        with contextlib.suppress(Exception):
+            super().__call__()
+        with self.send_lock:
+            self.ended = True
+            waiting = dict(self.rvars)
+            self.rvars.clear()
+        for request_id, answer in waiting.items():
+            answer.set(Packet(Op.ERROR, b"ECONNRESET\0", request_id, 0))
+        self.on_end()
+
+    def send(self, packet: Packet) -> _Answer:
+        answer = _Answer()
+        answer.deadline_s = self.deadline_s
+        answer.request = packet
+        with self.send_lock:
+            if self.ended:
+                raise pyxs.ConnectionError("not connected")
+            self.rvars[packet.rq_id] = answer
+            self.connection.send(packet)
+        return answer
+
+
+class XenstoreTransaction:
+    """Reads and writes, in a transaction or out of it. Paths and values are text."""
+
+    def __init__(self, client: pyxs.Client, where: str) -> None:
+        self._client = client
+        self._where = where
+
+    def _call(self, what: str, function: Callable[..., T], *args: Any) -> T:
+        try:
+            return function(*args)
+        except pyxs.ConnectionError as e:
+            raise PeerGoneError(f"the connection to xenstore at {self._where} is lost: {e}") from None
+        except pyxs.PyXSError as e:
+            name = errno.errorcode.get(e.args[0] if e.args else 0, "EINVAL")
+            if name == "ECONNRESET":
+                raise PeerGoneError(f"the connection to xenstore at {self._where} is lost") from None
+            raise XenstoreError(name, what) from None
+        except ValueError:
+            raise UsageError(f"xenstore takes printable ASCII text, at least one character, for {what}") from None
+
+    def read(self, path: str, default: str | None = None) -> str:
+        """A node's value; `default`, if there is one, for a node that does not exist. XenstoreError otherwise."""
+        try:
+            value: bytes = self._call(f"read {path}", self._client.read, path.encode())
+            return value.decode(errors="replace")
+        except XenstoreError as e:
+            if e.name == "ENOENT" and default is not None:
+                return default
+            raise
+
+    def write(self, path: str, value: str) -> None:
+        """Write a node, making it and its parents if need be."""
+        self._call(f"write {path}", self._client.write, path.encode(), value.encode())
+
+    def mkdir(self, path: str) -> None:
+        """Make sure that a node exists."""
+        self._call(f"mkdir {path}", self._client.mkdir, path.encode())
+
+    def rm(self, path: str) -> None:
+        """Remove a node and all below it."""
+        self._call(f"rm {path}", self._client.delete, path.encode())
+
+    def directory(self, path: str) -> list[str]:
+        """Names of a node's children."""
+        return [name.decode() for name in self._call(f"directory {path}", self._client.list, path.encode())]
+
+    def exists(self, path: str) -> bool:
+        """Whether a node exists, as far as we may know."""
+        try:
+            self.directory(path)
+        except XenstoreError as e:
+            if e.name in ("ENOENT", "EACCES"):
+                return False
+            raise
+        return True
+
+    def get_perms(self, path: str) -> list[str]:
+        """A node's permissions, such as n0 and r1."""
+        return [perm.decode() for perm in self._call(f"get_perms {path}", self._client.get_perms, path.encode())]
+
+    def set_perms(self, path: str, perms: Sequence[str]) -> None:
+        """Set a node's permissions; the first entry names the owner and what everyone else may do."""
+        self._call(f"set_perms {path}", self._client.set_perms, path.encode(), [perm.encode() for perm in perms])
+
+
+class Xenstore(XenstoreTransaction):
+    """A connection to xenstore's socket at `path`; used from any thread, `next_event` from one."""
+
+    def __init__(self, path: str, *, deadline_s: float = 10.0) -> None:
+        self._events: queue.Queue[Any] = queue.Queue()
+        router = _Router(UnixSocketConnection(path), deadline_s, lambda: self._events.put(_LOST))
+        super().__init__(pyxs.Client(router=router), path)
+        try:
+            self._client.connect()
+        except pyxs.ConnectionError as e:
+            raise PeerGoneError(f"no xenstore answers at {path}: {e}") from None
+        self._monitor = self._client.monitor()
+        self._monitor.events = self._events
+        self._tokens: set[str] = set()
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def transact(self, function: Callable[[XenstoreTransaction], T]) -> T:
+        """Run `function` in a transaction of its own, again as long as somebody else's change comes in between."""
+        for _ in range(TRANSACTION_ATTEMPTS):
+            client = copy.copy(self._client)
+            transaction = XenstoreTransaction(client, self._where)
+            self._call("start a transaction", client.transaction)
+            try:
+                result = function(transaction)
+            except BaseException:
+                with contextlib.suppress(pyxs.PyXSError):
+                    client.rollback()
+                raise
+            if self._call("commit a transaction", client.commit):
+                return result
+        raise XenstoreError("EAGAIN", f"a transaction, {TRANSACTION_ATTEMPTS} times in a row")
+
+    def watch(self, path: str, token: str) -> None:
+        """Be told of changes at `path` or below; a first event comes at once. One path per token."""
+        self._tokens.add(token)
+        self._call(f"watch {path}", self._monitor.watch, path.encode(), token.encode())
+
+    def unwatch(self, path: str, token: str) -> None:
+        """Stop watching; events that are on their way are dropped."""
+        self._tokens.discard(token)
+        self._call(f"unwatch {path}", self._monitor.unwatch, path.encode(), token.encode())
+
+    def next_event(self, timeout_s: float | None) -> WatchEvent | None:
+        """The next event, None after the timeout. PeerGoneError when the connection is lost or closed."""
+        while True:
+            try:
+                event = self._events.get(timeout=timeout_s)
+            except queue.Empty:
+                return None
+            if event is _LOST:
+                self._events.put(_LOST)
+                raise PeerGoneError(f"the connection to xenstore at {self._where} is lost")
+            if event.token.decode() in self._tokens:
+                return WatchEvent(event.path.decode(), event.token.decode())
+
+    def close(self) -> None:
+        """Disconnect."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                with contextlib.suppress(OSError):
+                    self._client.close()
+
+    def __enter__(self) -> "Xenstore":
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+
+assert NUL == b"\0"

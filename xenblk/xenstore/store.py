@@ -1,0 +1,248 @@
+"""The tree of nodes, what may be done with it and by whom.
+
+Nodes are immutable and kept by path in one dictionary: to change a node is to put another in its place. A transaction
+(transaction.py) therefore copies nothing but references, and only those of the nodes that it touches; two versions of
+a node are the same exactly if their generations are.
+
+The operations are written once, over a `View`: the live tree, or a transaction's. Names of errors are those of the
+protocol; which one, and in which order things are checked, follows the C daemon.
+
+Source: docs/misc/xenstore.txt; behaviour of xenstored 4.17.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from xenblk.abi import DOM0, Domid
+from xenblk.errors import XenstoreError
+
+PATH_CHARS_MAX: Final = 3072
+_PATH: Final = re.compile(r"/|(/[A-Za-z0-9_@-]+)+")
+_PERM: Final = re.compile(r"([nrwb])([0-9]{1,5})")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Perm:
+    """One entry of a node's permissions. `birth` tells this domain from a later one of the same number; 0 is void."""
+
+    letter: str
+    domid: Domid
+    birth: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.letter}{self.domid}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """A node: its value, its permissions (owner first), its children's names in order of creation."""
+
+    value: bytes
+    perms: tuple[Perm, ...]
+    children: tuple[str, ...]
+    generation: int
+
+
+class View(Protocol):
+    """Nodes by path, as one caller sees them."""
+
+    def get(self, path: str) -> Node | None:
+        """The node, None if there is none."""
+
+    def put(self, path: str, node: Node) -> None:
+        """Make or replace a node."""
+
+    def drop(self, path: str) -> None:
+        """Remove a node."""
+
+    def changed(self, path: str, before: Node | None, removed: Sequence[tuple[str, Node]] = ()) -> None:
+        """An operation changed `path`; `removed` are nodes below it that went with it, children first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. Domain 0 is privileged; a guest is known by its birth, too."""
+
+    domid: Domid
+    birth: int
+
+    @property
+    def privileged(self) -> bool:
+        """Whether everything is allowed."""
+        return self.domid == DOM0
+
+    def may(self, right: str, node: Node) -> bool:
+        """Whether the node's permissions give this caller `r` or `w`."""
+        owner = node.perms[0]
+        if self.privileged or (owner.domid == self.domid and owner.birth == self.birth):
+            return True
+        for perm in node.perms[1:]:
+            if perm.domid == self.domid and perm.birth == self.birth:
+                return perm.letter in (right, "b")
+        return owner.letter in (right, "b")
+
+    def owns(self, node: Node) -> bool:
+        """Whether the caller may change the node's permissions."""
+        owner = node.perms[0]
+        return self.privileged or (owner.domid == self.domid and owner.birth == self.birth)
+
+
+def refuse(name: str, what: str) -> XenstoreError:
+    """An error of the protocol."""
+    return XenstoreError(name, what)
+
+
+def canonical_path(text: str, domid: Domid) -> str:
+    """An absolute path of what a domain wrote; EINVAL for what is none."""
+    path = text if text.startswith("/") else f"/local/domain/{domid}/{text}"
+    if len(path) > PATH_CHARS_MAX or not _PATH.fullmatch(path):
+        raise refuse("EINVAL", f"path {text[:80]!r}")
+    return path
+
+
+def parent_of(path: str) -> str:
+    """The path of a node's parent; the root is its own."""
+    return path.rpartition("/")[0] or "/"
+
+
+def parse_perm(text: str, birth_of: Callable[[Domid], int]) -> Perm:
+    """An entry from its text, such as n0 or r12; EINVAL otherwise."""
+    match = _PERM.fullmatch(text)
+    if match is None or int(match[2]) > 0xFFFF:
+        raise refuse("EINVAL", f"permission {text[:20]!r}")
+    domid = Domid(int(match[2]))
+    return Perm(match[1], domid, birth_of(domid))
+
+
+class Operations:
+    """What can be done with nodes. `next_generation` numbers versions of nodes."""
+
+    def __init__(self, next_generation: Callable[[], int]) -> None:
+        self._next_generation = next_generation
+
+    def read(self, view: View, caller: Caller, path: str) -> Node:
+        """A node that the caller may read: ENOENT, or EACCES."""
+        return self._existing(view, caller, path, "r")
+
+    def _existing(self, view: View, caller: Caller, path: str, right: str) -> Node:
+        node = view.get(path)
+        if node is None:
+            raise self._missing(view, caller, path)
+        if not caller.may(right, node):
+            raise refuse("EACCES", path)
+        return node
+
+    def _missing(self, view: View, caller: Caller, path: str) -> XenstoreError:
+        """ENOENT, but EACCES where the caller may not know what exists: the nearest ancestor decides."""
+        _, ancestor = self._nearest(view, path)
+        return refuse("ENOENT" if caller.may("r", ancestor) else "EACCES", path)
+
+    def _nearest(self, view: View, path: str) -> tuple[str, Node]:
+        while (node := view.get(parent_of(path))) is None:
+            path = parent_of(path)
+        return parent_of(path), node
+
+    def write(self, view: View, caller: Caller, path: str, value: bytes) -> None:
+        """Set a node's value, making it and its parents if need be."""
+        node = view.get(path)
+        if node is None:
+            self._create(view, caller, path, value)
+        elif not caller.may("w", node):
+            raise refuse("EACCES", path)
+        else:
+            self._replace(view, path, node, value=value)
+        view.changed(path, node)
+
+    def mkdir(self, view: View, caller: Caller, path: str) -> None:
+        """Make sure that a node exists; nothing happens to one that does."""
+        node = view.get(path)
+        if node is None:
+            self._create(view, caller, path, b"")
+            view.changed(path, None)
+        elif not caller.may("w", node):
+            raise refuse("EACCES", path)
+
+    def _create(self, view: View, caller: Caller, path: str, value: bytes) -> None:
+        top, ancestor = self._nearest(view, path)
+        if not caller.may("w", ancestor):
+            raise refuse("EACCES", path)
+        perms = ancestor.perms
+        if not caller.privileged:
+            perms = (Perm(perms[0].letter, caller.domid, caller.birth), *perms[1:])
+        names = path[len(top) :].strip("/").split("/")
+        self._replace(view, top, ancestor, children=(*ancestor.children, names[0]))
+        at = "" if top == "/" else top
+        for i, name in enumerate(names):
+            at = f"{at}/{name}"
+            last = i == len(names) - 1
+            children = () if last else (names[i + 1],)
+            view.put(at, Node(value if last else b"", perms, children, self._next_generation()))
+
+    def _replace(
+        self,
+        view: View,
+        path: str,
+        node: Node,
+        *,
+        value: bytes | None = None,
+        perms: tuple[Perm, ...] | None = None,
+        children: tuple[str, ...] | None = None,
+    ) -> None:
+        view.put(
+            path,
+            Node(
+                node.value if value is None else value,
+                node.perms if perms is None else perms,
+                node.children if children is None else children,
+                self._next_generation(),
+            ),
+        )
+
+    def rm(self, view: View, caller: Caller, path: str) -> None:
+        """Remove a node with all below it; nothing happens where only the node is missing."""
+        if path == "/":
+            raise refuse("EINVAL", "rm of /")
+        node = view.get(path)
+        parent = view.get(parent_of(path))
+        if node is None:
+            if parent is None:
+                raise self._missing(view, caller, path)
+            if not caller.may("r", parent):
+                raise refuse("EACCES", path)
+            return
+        if not caller.may("w", node):
+            raise refuse("EACCES", path)
+        assert parent is not None, "a node has a parent"
+        removed = list(self.below(view, path, node))
+        name = path.rpartition("/")[2]
+        self._replace(view, parent_of(path), parent, children=tuple(c for c in parent.children if c != name))
+        for at, _ in (*removed, (path, node)):
+            view.drop(at)
+        view.changed(path, node, removed)
+
+    def below(self, view: View, path: str, node: Node) -> Iterator[tuple[str, Node]]:
+        """All nodes below one, children before parents, without recursion: trees may be a thousand levels deep."""
+        found, todo = [], [(path, node)]
+        while todo:
+            at, current = todo.pop()
+            prefix = "" if at == "/" else at
+            for name in current.children:
+                child = view.get(f"{prefix}/{name}")
+                assert child is not None, "a name in a directory is a node"
+                found.append((f"{prefix}/{name}", child))
+                todo.append((f"{prefix}/{name}", child))
+        return reversed(found)
+
+    def set_perms(self, view: View, caller: Caller, path: str, perms: tuple[Perm, ...]) -> None:
+        """Set a node's permissions; only domain 0 may give it to another owner."""
+        node = view.get(path)
+        if node is None:
+            raise self._missing(view, caller, path)
+        if not caller.owns(node):
+            raise refuse("EACCES", path)
+        if not caller.privileged and perms[0].domid != caller.domid:
+            raise refuse("EPERM", path)
+        self._replace(view, path, node, perms=perms)
+        view.changed(path, node)
