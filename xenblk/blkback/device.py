@@ -137,10 +137,7 @@ class Vbd:
         self._disconnect()
         self._switch_state(XenbusState.CLOSED)
         self._close_disk()
-        self._store.rm(self.path)
-        parent = self.path.rpartition("/")[0]
-        if not self._store.directory(parent):
-            self._store.rm(parent)
+        self._store.prune(self.path)
         self.unregistered = True
 
     def _close_disk(self) -> None:
