@@ -64,9 +64,11 @@ class Arena:
         return self._memory[slot * PAGE_SIZE : (slot + nr_pages) * PAGE_SIZE]
 
     def close(self) -> None:
-        """Give the address space back."""
-        self._memory.release()
-        lib.xb_arena_release(self._base, self._nr_pages)
+        """Give the address space back; once is enough."""
+        if self._base != ffi.NULL:
+            self._memory.release()
+            lib.xb_arena_release(self._base, self._nr_pages)
+            self._base = ffi.NULL
 
     def _check(self) -> None:
         assert len(set(self._free)) == len(self._free)

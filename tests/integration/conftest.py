@@ -42,7 +42,9 @@ class World:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        self.run_dir = stack.enter_context(HostProcess()).run_dir
+        host = stack.enter_context(HostProcess())
+        self.run_dir = host.run_dir
+        self.host_pid = host.command.pid
         self.directory = RunDirectory(self.run_dir)
         self.control = ControlClient(self.directory.control)
         stack.callback(self.control.close)
