@@ -157,7 +157,10 @@ class _Connection:
         except HostError as e:
             return {"error": e.name, "message": str(e)}, []
         except OSError as e:
-            return {"error": errno.errorcode.get(e.errno, "EIO"), "message": f"the host is short of something: {e}"}, []
+            return {
+                "error": errno.errorcode.get(e.errno or 0, "EIO"),
+                "message": f"the host is short of something: {e}",
+            }, []
         except (KeyError, TypeError, ValueError) as e:
             return {"error": "EINVAL", "message": f"a malformed {request.get('op')} request: {e!r}"}, []
 
