@@ -38,6 +38,11 @@ class XenbusState(enum.IntEnum):
     RECONFIGURING = 7
     RECONFIGURED = 8
 
+    @property
+    def label(self) -> str:
+        """The name as it is written in prose: Initialising, InitWait, Connected."""
+        return "InitWait" if self is XenbusState.INITWAIT else self.name.capitalize()
+
 
 _VALUES: Final = {str(int(state)): state for state in XenbusState}
 

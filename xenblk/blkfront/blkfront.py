@@ -84,7 +84,7 @@ class Blkfront:
         state = parse_state(self._store.read(f"{self._backend_path}/state", ""))
         return (
             f"the backend at {self._backend_path} did not connect within {timeout_s:g} s and is in state "
-            f"{state.name.capitalize()}: is a backend running?"
+            f"{state.label}: is a backend running?"
         )
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -114,7 +114,7 @@ class Blkfront:
             if state >= at_least or state == XenbusState.UNKNOWN or self._backend_is_gone():
                 return
             time.sleep(0.002)
-        _log.warning("%s: the backend is not %s after %g s", self._path, at_least.name.capitalize(), timeout_s)
+        _log.warning("%s: the backend is not %s after %g s", self._path, at_least.label, timeout_s)
 
     def _backend_is_gone(self) -> bool:
         return self._ring is not None and self._data is not None and not self._ring.channel.remote_bound
@@ -168,7 +168,7 @@ class Blkfront:
             )
         except XenstoreError:
             reason = ""
-        return f"the backend at {self._backend_path} went to {backend.name.capitalize()}" + (reason and f": {reason}")
+        return f"the backend at {self._backend_path} went to {backend.label}" + (reason and f": {reason}")
 
     def _set_up(self) -> None:
         order = min(self._ring_page_order, self._read_uint("max-ring-page-order", 0))
