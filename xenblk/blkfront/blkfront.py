@@ -19,6 +19,7 @@ from xenblk.blkif import BlkifOp
 from xenblk.errors import PeerError, PeerGoneError, UsageError, XenblkError, XenstoreError
 from xenblk.grants import Page
 from xenblk.platform import Platform
+from xenblk.vdev import vdev_name
 from xenblk.xenbus import FrontendAction, XenbusState, frontend_action, parse_state
 from xenblk.xenstore.client import Xenstore, XenstoreTransaction
 
@@ -120,9 +121,9 @@ class Blkfront:
         return self._ring is not None and self._data is not None and not self._ring.channel.remote_bound
 
     def _give_back(self) -> None:
+        self._lose(OSError(errno.ENODEV, f"disk {vdev_name(self.handle)} was closed"))
         with self._lock:
             if self._data is not None:
-                self._finished += self._data.engine.fail_all(OSError(errno.ENODEV, "the disk was closed"))
                 self._data.close()
                 self._data = None
             if self._ring is not None:
@@ -251,6 +252,8 @@ class Blkfront:
             raise UsageError(f"offset {offset} and length {nr_bytes} must be multiples of {SECTOR_SIZE} bytes")
         if not 0 <= offset <= self.size - nr_bytes:
             raise UsageError(f"{nr_bytes} bytes at {offset} are outside the disk of {self.size} bytes")
+        if self.read_only and op != BlkifOp.READ:
+            raise OSError(errno.EROFS, f"disk {vdev_name(self.handle)} is read-only: it can be read, not {op.name}")
         bio = Bio(op, offset, None if buffer is None else buffer.cast("B"))
         with self._lock:
             self._data_path().engine.submit(bio)
