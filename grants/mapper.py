@@ -1,12 +1,13 @@
 """The mapping side: another domain's granted pages, mapped into this process or copied."""
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from xenblk._native import ffi, lib
 from xenblk.abi import Domid, GrantRef
-from xenblk.errors import GrantError
+from xenblk.errors import GrantError, UsageError
 from xenblk.grants.arena import Arena
 from xenblk.grants.status import GRANT_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, GrantStatus
 
@@ -99,6 +100,7 @@ class GrantMapper:
         self._native.owner = owner
         self._native.domid = domid
         self._mapped: set[Mapping] = set()
+        self._lock = threading.Lock()
 
     @property
     def mapped_pages(self) -> int:
@@ -106,8 +108,16 @@ class GrantMapper:
         return len(self._mapped)
 
     def map(self, domain: ForeignDomain, refs: Sequence[GrantRef], readonly: bool = False) -> list[Mapping]:
-        """Map each reference to a page of its own."""
-        return self._map_at(domain, refs, [self._arena.allocate() for _ in refs], readonly)
+        """Map each reference to a page of its own; without address space for all of them, all fail with NO_SPACE."""
+        slots: list[int] = []
+        try:
+            for _ in refs:
+                slots.append(self._arena.allocate())
+        except GrantError:
+            for slot in slots:
+                self._arena.free(slot)
+            return [Mapping(domain, ref, GrantStatus.NO_SPACE, 0, 0, None) for ref in refs]
+        return self._map_at(domain, refs, slots, readonly)
 
     def map_region(self, domain: ForeignDomain, refs: Sequence[GrantRef], readonly: bool = False) -> MappedRegion:
         """Map references to consecutive pages, or none of them: GrantError names the one that failed."""
@@ -140,13 +150,15 @@ class GrantMapper:
             self._arena.free(slot)
             return Mapping(domain, ref, status, handle, slot, None)
         mapping = Mapping(domain, ref, status, handle, slot, self._arena.view(slot))
-        self._mapped.add(mapping)
+        with self._lock:
+            self._mapped.add(mapping)
         return mapping
 
     def unmap(self, mappings: Sequence[Mapping]) -> None:
-        """Unmap pages of one domain that `map` returned."""
+        """Unmap pages of one domain that `map` returned; UsageError, and nothing done, if one is not mapped."""
         if not mappings:
             return
+        self._forget(mappings)
         ops = ffi.new("struct xb_unmap_grant_ref[]", len(mappings))
         for op, mapping in zip(ops, mappings, strict=True):
             op.host_addr = self._arena.address(mapping.slot)
@@ -155,8 +167,15 @@ class GrantMapper:
         for op, mapping in zip(ops, mappings, strict=True):
             assert op.status == GrantStatus.OKAY, f"unmapping our own handle {mapping.handle} gave {op.status}"
             mapping.page = None
-            self._mapped.remove(mapping)
             self._arena.free(mapping.slot)
+
+    def _forget(self, mappings: Sequence[Mapping]) -> None:
+        with self._lock:
+            unmapped = [mapping for mapping in mappings if mapping not in self._mapped]
+            if unmapped or len(set(mappings)) < len(mappings):
+                raise UsageError(f"only what is mapped can be unmapped, and once: {len(unmapped)} are not mapped")
+            assert len({mapping.domain.instance for mapping in mappings}) == 1, "one operation is on one domain"
+            self._mapped.difference_update(mappings)
 
     def copy(self, domain: ForeignDomain, segments: Sequence[CopySegment]) -> list[GrantStatus]:
         """Copy between granted pages and buffers, without mapping anything."""
