@@ -1,5 +1,6 @@
 """The mapping side: another domain's granted pages, mapped into this process or copied."""
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from xenblk._native import ffi, lib
 from xenblk.abi import Domid, GrantRef
 from xenblk.errors import GrantError, UsageError
 from xenblk.grants.arena import Arena
-from xenblk.grants.status import GRANT_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, GrantStatus
+from xenblk.grants.entries import Entries
+from xenblk.grants.status import GrantStatus
 
 
 class ForeignDomain:
@@ -28,12 +30,9 @@ class ForeignDomain:
         self.table = table
         self.active = active
         self.native: Any = ffi.new("struct xb_grantor *")
-        self._keep = (
-            ffi.from_buffer("struct xb_grant_entry[]", table),
-            ffi.from_buffer("struct xb_active_entry[]", active),
-        )
-        self.native.shared, self.native.active = self._keep
-        self.native.nr_entries = table.nbytes // GRANT_ENTRY_BYTES
+        self._entries = (Entries("xb_grant_entry", table), Entries("xb_active_entry", active))
+        self.native.shared, self.native.active = (entries.first for entries in self._entries)
+        self.native.nr_entries = min(entries.nr_entries for entries in self._entries)
         self.native.nr_frames = nr_frames
         self.native.instance = instance
         self.native.memory_fd = memory_fd
@@ -41,8 +40,8 @@ class ForeignDomain:
 
     def close(self) -> None:
         """Let go of the tables."""
-        for buffer in self._keep:
-            ffi.release(buffer)
+        for entries in self._entries:
+            entries.close()
         self.table.release()
         self.active.release()
 
@@ -90,11 +89,10 @@ class GrantMapper:
 
     def __init__(self, owner: int, domid: Domid, maptrack: memoryview, arena_pages: int = 65536) -> None:
         self._arena = Arena(arena_pages)
-        self._maptrack = maptrack
-        self._track = ffi.from_buffer("struct xb_maptrack_entry[]", maptrack)
+        self._track = Entries("xb_maptrack_entry", maptrack)
         self._native = ffi.new("struct xb_mapper *")
-        self._native.track = self._track
-        self._native.nr_track = maptrack.nbytes // MAPTRACK_ENTRY_BYTES
+        self._native.track = self._track.first
+        self._native.nr_track = self._track.nr_entries
         self._stack = ffi.new("uint32_t[]", self._native.nr_track)
         self._native.free = self._stack
         self._native.owner = owner
@@ -180,21 +178,23 @@ class GrantMapper:
     def copy(self, domain: ForeignDomain, segments: Sequence[CopySegment]) -> list[GrantStatus]:
         """Copy between granted pages and buffers, without mapping anything."""
         ops = ffi.new("struct xb_copy_segment[]", len(segments))
-        buffers = [ffi.from_buffer(segment.buffer, require_writable=not segment.to_grant) for segment in segments]
-        for op, segment, buffer in zip(ops, segments, buffers, strict=True):
-            op.virt = int(ffi.cast("uintptr_t", buffer))
-            op.ref = segment.ref
-            op.offset = segment.offset
-            op.len = len(buffer)
-            op.to_grant = segment.to_grant
-        lib.xb_gnttab_copy(self._native, domain.native, ops, len(segments))
+        with contextlib.ExitStack() as held:
+            for op, segment in zip(ops, segments, strict=True):
+                buffer = ffi.from_buffer(segment.buffer, require_writable=not segment.to_grant)
+                held.enter_context(buffer)
+                op.virt = int(ffi.cast("uintptr_t", buffer))
+                op.ref = segment.ref
+                op.offset = segment.offset
+                op.len = len(buffer)
+                op.to_grant = segment.to_grant
+            lib.xb_gnttab_copy(self._native, domain.native, ops, len(segments))
         return [GrantStatus(op.status) for op in ops]
 
     def close(self) -> None:
         """Unmap whatever is left, and give the address space back."""
         for mapping in list(self._mapped):
             self.unmap([mapping])
-        ffi.release(self._track)
+        self._track.close()
         self._arena.close()
 
 

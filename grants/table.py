@@ -3,10 +3,11 @@
 import threading
 from typing import Final
 
-from xenblk._native import ffi, lib
+from xenblk._native import lib
 from xenblk.abi import Domid, GrantRef
 from xenblk.errors import GrantError
-from xenblk.grants.status import GRANT_ENTRY_BYTES, GrantStatus
+from xenblk.grants.entries import Entries
+from xenblk.grants.status import GrantStatus
 
 NR_RESERVED: Final = 8
 """References below this are Xen's own (console, xenstore) and never handed out (GNTTAB_NR_RESERVED_ENTRIES)."""
@@ -19,9 +20,9 @@ class GrantTable:
     """
 
     def __init__(self, table: memoryview) -> None:
-        self._table = table
-        self._entries = ffi.from_buffer("struct xb_grant_entry[]", table)
-        self.nr_entries = table.nbytes // GRANT_ENTRY_BYTES
+        self._table = Entries("xb_grant_entry", table)
+        self._entries = self._table.first
+        self.nr_entries = self._table.nr_entries
         self._free = list(range(NR_RESERVED, self.nr_entries))[::-1]
         self._allocated: set[GrantRef] = set()
         self._granted: set[GrantRef] = set()
