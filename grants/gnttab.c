@@ -77,7 +77,8 @@ static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t re
 static void unpin_locked(struct xb_grantor *grantor, struct xb_maptrack_entry *track)
 {
     struct xb_active_entry *active = &grantor->active[track->ref];
-    uint8_t *pins = pins_of(active, track->flags);
+    /* Atomic: others may be finding out in set_busy that the entry is not theirs. */
+    uint8_t *pins = pins_of(active, __atomic_load_n(&track->flags, __ATOMIC_RELAXED));
 
     XB_ASSERT(*pins > 0);
     --*pins;
