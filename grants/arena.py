@@ -5,7 +5,8 @@ import threading
 
 from xenblk._native import ffi, lib
 from xenblk.abi import PAGE_SIZE
-from xenblk.errors import UsageError
+from xenblk.errors import GrantError, UsageError
+from xenblk.grants.status import GrantStatus
 
 
 class Arena:
@@ -26,14 +27,15 @@ class Arena:
         self._lock = threading.Lock()
 
     def allocate(self) -> int:
-        """The lowest free slot; UsageError when there is none."""
+        """The lowest free slot; GrantError when there is none."""
         with self._lock:
             if self._free:
                 return heapq.heappop(self._free)
             return self._grow(1)
 
     def allocate_run(self, nr_pages: int) -> int:
-        """The first of `nr_pages` free slots in a row."""
+        """The first of `nr_pages` free slots in a row; GrantError when there is no such run."""
+        assert nr_pages > 0
         with self._lock:
             ordered = sorted(self._free)
             for i in range(len(ordered) - nr_pages + 1):
@@ -45,7 +47,10 @@ class Arena:
     def _grow(self, nr_pages: int) -> int:
         first = self._next
         if first + nr_pages > self._nr_pages:
-            raise UsageError(f"all {self._nr_pages} pages of the mapping arena are in use")
+            raise GrantError(
+                f"{nr_pages} pages in a row are needed of the mapping arena, which has {self._nr_pages}",
+                GrantStatus.NO_SPACE,
+            )
         self._next = first + nr_pages
         return first
 
@@ -54,6 +59,10 @@ class Arena:
         with self._lock:
             assert 0 <= slot < self._next
             heapq.heappush(self._free, slot)
+
+    def page(self, slot: int) -> memoryview:
+        """The 4096 bytes of a slot."""
+        return self.view(slot)
 
     def address(self, slot: int) -> int:
         """Where a slot is."""
@@ -64,9 +73,11 @@ class Arena:
         return self._memory[slot * PAGE_SIZE : (slot + nr_pages) * PAGE_SIZE]
 
     def close(self) -> None:
-        """Give the address space back."""
-        self._memory.release()
-        lib.xb_arena_release(self._base, self._nr_pages)
+        """Give the address space back; once is enough."""
+        if self._base != ffi.NULL:
+            self._memory.release()
+            lib.xb_arena_release(self._base, self._nr_pages)
+            self._base = ffi.NULL
 
     def _check(self) -> None:
         assert len(set(self._free)) == len(self._free)

@@ -1,20 +1,17 @@
 #define _GNU_SOURCE
 #include <errno.h>
-#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "grants/gnttab.h"
+#include "grants/pins.h"
 #include "xenblk/assert.h"
 
 #define PAGE_BYTES 4096u
 #define PAGE_MASK_BYTES (PAGE_BYTES - 1)
-#define SUB_PAGE 0x100u /* GTF_sub_page: version 2 only, refused here */
-#define CAS_ATTEMPTS_MAX 5
-#define SPINS_BEFORE_YIELD 128u
-#define SPINS_MAX (1u << 22) /* bounds the wait for a lock whose holder died and whose host is gone too */
+#define TRACK_BUSY 0x80000000u /* in a maptrack entry's flags: a call in progress owns it, no other may unmap it */
 
 _Static_assert(sizeof(struct xb_grant_entry) == 8, "grant_entry_v1");
 _Static_assert(sizeof(struct xb_active_entry) == 16, "active entry");
@@ -22,26 +19,6 @@ _Static_assert(sizeof(struct xb_maptrack_entry) == 16, "maptrack entry");
 _Static_assert(sizeof(struct xb_map_grant_ref) == 32, "GNTTABOP_map_grant_ref");
 _Static_assert(offsetof(struct xb_map_grant_ref, status) == 18, "GNTTABOP_map_grant_ref");
 _Static_assert(sizeof(struct xb_unmap_grant_ref) == 24, "GNTTABOP_unmap_grant_ref");
-
-static int lock_take(uint32_t *lock, uint32_t owner)
-{
-    for (uint32_t spin = 0; spin < SPINS_MAX; spin++) {
-        uint32_t unlocked = 0;
-
-        /* Acquire: we see what the last holder wrote before lock_release let it go. */
-        if (__atomic_compare_exchange_n(lock, &unlocked, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-            return 1;
-        if (spin >= SPINS_BEFORE_YIELD)
-            sched_yield();
-    }
-    return 0;
-}
-
-static void lock_release(uint32_t *lock)
-{
-    /* Release: the next holder's lock_take sees all that we wrote while holding it. */
-    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
-}
 
 /* Grantor's side */
 
@@ -69,78 +46,11 @@ int xb_gnttab_end_access(struct xb_grant_entry *entry)
 
 /* The hypervisor's side: everything below runs with the active entry locked, unless it says otherwise. */
 
-static uint32_t *flags_and_domid(struct xb_grant_entry *entry)
-{
-    return (uint32_t *)(void *)entry;
-}
-
-static int set_mapped(struct xb_grant_entry *entry, uint16_t domid, int write)
-{
-    uint32_t *word = flags_and_domid(entry);
-    uint32_t seen = __atomic_load_n(word, __ATOMIC_ACQUIRE); /* partner: the release in xb_gnttab_grant */
-    uint32_t bits = GTF_reading | (write ? GTF_writing : 0);
-
-    for (int attempt = 0; attempt < CAS_ATTEMPTS_MAX; attempt++) {
-        if ((seen & GTF_type_mask) != GTF_permit_access || (seen & SUB_PAGE) || seen >> 16 != domid)
-            return GNTST_general_error;
-        if (write && (seen & GTF_readonly))
-            return GNTST_general_error;
-        if (__atomic_compare_exchange_n(word, &seen, seen | bits, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-            return GNTST_okay;
-    }
-    return GNTST_general_error; /* the grantor keeps changing it */
-}
-
-static void clear_mapped(struct xb_grant_entry *entry, const struct xb_active_entry *active)
-{
-    uint16_t bits = 0;
-
-    if (active->write_pins == 0)
-        bits |= GTF_writing;
-    if (active->write_pins == 0 && active->read_pins == 0)
-        bits |= GTF_reading;
-    /* Release: our use of the page comes before the grantor's xb_gnttab_end_access can succeed. */
-    if (bits)
-        __atomic_fetch_and(&entry->flags, (uint16_t)~bits, __ATOMIC_RELEASE);
-}
-
-static int first_pin(struct xb_grantor *grantor, uint32_t ref, uint16_t domid, int write)
-{
-    struct xb_grant_entry *entry = &grantor->shared[ref];
-    struct xb_active_entry *active = &grantor->active[ref];
-    int status = set_mapped(entry, domid, write);
-
-    if (status != GNTST_okay)
-        return status;
-    active->frame = __atomic_load_n(&entry->frame, __ATOMIC_RELAXED);
-    active->domid = domid;
-    if (active->frame >= grantor->nr_frames) {
-        clear_mapped(entry, active);
-        return GNTST_bad_page;
-    }
-    return GNTST_okay;
-}
-
-static int further_pin(struct xb_grantor *grantor, uint32_t ref, uint16_t domid, int write)
-{
-    struct xb_active_entry *active = &grantor->active[ref];
-
-    if (active->domid != domid)
-        return GNTST_general_error;
-    if ((write ? active->write_pins : active->read_pins) == XB_PINS_MAX)
-        return GNTST_general_error;
-    if (write && active->write_pins == 0)
-        return set_mapped(&grantor->shared[ref], domid, 1);
-    return GNTST_okay;
-}
-
-/* Takes and releases the lock. On success `handle` is in use and `frame` is what may be touched. */
-static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t ref, uint32_t flags, uint32_t handle,
-               uint32_t *frame)
+/* Takes and releases the lock. On success `track` is in use and busy, and `frame` is what may be touched. */
+static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t ref, uint32_t flags,
+               struct xb_maptrack_entry *track, uint32_t *frame)
 {
     struct xb_active_entry *active;
-    struct xb_maptrack_entry *track = &mapper->track[handle];
-    int write = !(flags & GNTMAP_readonly);
     int status;
 
     if (ref >= grantor->nr_entries)
@@ -149,47 +59,42 @@ static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t re
     if (!lock_take(&active->lock, mapper->owner))
         return GNTST_general_error;
     if (active->read_pins || active->write_pins)
-        status = further_pin(grantor, ref, mapper->domid, write);
+        status = further_pin(grantor, ref, mapper->domid, flags);
     else
-        status = first_pin(grantor, ref, mapper->domid, write);
+        status = first_pin(grantor, ref, mapper->domid, !(flags & GNTMAP_readonly));
     if (status == GNTST_okay) {
-        track->ref = ref;
-        track->instance = grantor->instance;
-        __atomic_store_n(&track->flags, flags, __ATOMIC_RELEASE);
-        if (write)
-            active->write_pins++;
-        else
-            active->read_pins++;
+        __atomic_store_n(&track->ref, ref, __ATOMIC_RELAXED);
+        __atomic_store_n(&track->instance, grantor->instance, __ATOMIC_RELAXED);
+        /* Release: whoever sees the entry in use, in track_is_for's load, sees what for. */
+        __atomic_store_n(&track->flags, flags | TRACK_BUSY, __ATOMIC_RELEASE);
+        ++*pins_of(active, flags);
         *frame = active->frame;
     }
     lock_release(&active->lock);
     return status;
 }
 
-/* Takes and releases the lock. Exactly one of two concurrent callers with the same entry succeeds. */
+static void unpin_locked(struct xb_grantor *grantor, struct xb_maptrack_entry *track)
+{
+    struct xb_active_entry *active = &grantor->active[track->ref];
+    /* Atomic: others may be finding out in set_busy that the entry is not theirs. */
+    uint8_t *pins = pins_of(active, __atomic_load_n(&track->flags, __ATOMIC_RELAXED));
+
+    XB_ASSERT(*pins > 0);
+    --*pins;
+    clear_mapped(&grantor->shared[track->ref], active);
+    __atomic_store_n(&track->flags, 0, __ATOMIC_RELEASE);
+}
+
+/* Takes and releases the lock. `track` is busy, and ours. */
 static int unpin(struct xb_grantor *grantor, struct xb_maptrack_entry *track, uint32_t owner)
 {
-    struct xb_active_entry *active;
-    uint32_t flags = __atomic_load_n(&track->flags, __ATOMIC_ACQUIRE);
+    uint32_t *lock = &grantor->active[track->ref].lock;
 
-    if (!flags || track->instance != grantor->instance)
-        return GNTST_bad_handle;
-    active = &grantor->active[track->ref];
-    if (!lock_take(&active->lock, owner))
+    if (!lock_take(lock, owner))
         return GNTST_general_error;
-    if (!__atomic_compare_exchange_n(&track->flags, &flags, 0, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-        lock_release(&active->lock);
-        return GNTST_bad_handle;
-    }
-    if (flags & GNTMAP_readonly) {
-        XB_ASSERT(active->read_pins > 0);
-        active->read_pins--;
-    } else {
-        XB_ASSERT(active->write_pins > 0);
-        active->write_pins--;
-    }
-    clear_mapped(&grantor->shared[track->ref], active);
-    lock_release(&active->lock);
+    unpin_locked(grantor, track);
+    lock_release(lock);
     return GNTST_okay;
 }
 
@@ -227,7 +132,7 @@ static int pin_with_handle(struct xb_mapper *mapper, struct xb_grantor *grantor,
 
     if (!handle_take(mapper, handle))
         return GNTST_no_space;
-    status = pin(mapper, grantor, ref, flags, *handle, frame);
+    status = pin(mapper, grantor, ref, flags, &mapper->track[*handle], frame);
     if (status != GNTST_okay)
         handle_give(mapper, *handle);
     return status;
@@ -235,17 +140,47 @@ static int pin_with_handle(struct xb_mapper *mapper, struct xb_grantor *grantor,
 
 static int unpin_with_handle(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t handle)
 {
-    int status;
+    int status = unpin(grantor, &mapper->track[handle], mapper->owner);
 
-    if (handle >= mapper->nr_track)
-        return GNTST_bad_handle;
-    status = unpin(grantor, &mapper->track[handle], mapper->owner);
     if (status == GNTST_okay)
         handle_give(mapper, handle);
     return status;
 }
 
+static void set_idle(struct xb_maptrack_entry *track)
+{
+    /* Release: the call that takes the entry next, in set_busy, finds our work done. */
+    __atomic_fetch_and(&track->flags, ~TRACK_BUSY, __ATOMIC_RELEASE);
+}
+
+/* Exactly one of concurrent callers with the same handle gets it; it alone may touch the mapping and the entry. */
+static int set_busy(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t handle)
+{
+    struct xb_maptrack_entry *track;
+    uint32_t flags;
+
+    if (handle >= mapper->nr_track)
+        return GNTST_bad_handle;
+    track = &mapper->track[handle];
+    flags = __atomic_load_n(&track->flags, __ATOMIC_RELAXED);
+    /* Acquire: partner of the release in set_idle. */
+    if (!flags || (flags & TRACK_BUSY) || !__atomic_compare_exchange_n(&track->flags, &flags, flags | TRACK_BUSY, 0,
+                                                                       __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return GNTST_bad_handle;
+    if (track->instance == grantor->instance)
+        return GNTST_okay;
+    set_idle(track);
+    return GNTST_bad_handle;
+}
+
 /* Hypercalls */
+
+/* Reserving the address instead of unmapping it keeps another thread's mmap from taking it. */
+static int reserve_page(uint64_t address)
+{
+    return mmap((void *)(uintptr_t)address, PAGE_BYTES, PROT_NONE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
+}
 
 static int map_one(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_map_grant_ref *op)
 {
@@ -268,9 +203,11 @@ static int map_one(struct xb_mapper *mapper, struct xb_grantor *grantor, struct 
     /* MAP_POPULATE: the page is there when the hypercall returns, as under Xen, not at the first touch. */
     if (mmap((void *)(uintptr_t)op->host_addr, PAGE_BYTES, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
              grantor->memory_fd, (off_t)frame * PAGE_BYTES) == MAP_FAILED) {
+        reserve_page(op->host_addr); /* a failing mmap may have taken the reservation away already */
         unpin_with_handle(mapper, grantor, op->handle);
         return GNTST_no_space;
     }
+    set_idle(&mapper->track[op->handle]);
     return GNTST_okay;
 }
 
@@ -282,16 +219,20 @@ void xb_gnttab_map(struct xb_mapper *mapper, struct xb_grantor *grantor, struct 
 
 static int unmap_one(struct xb_mapper *mapper, struct xb_grantor *grantor, const struct xb_unmap_grant_ref *op)
 {
-    if (op->handle >= mapper->nr_track || !__atomic_load_n(&mapper->track[op->handle].flags, __ATOMIC_ACQUIRE))
-        return GNTST_bad_handle;
+    int status = set_busy(mapper, grantor, op->handle);
+
+    if (status != GNTST_okay)
+        return status;
     if (op->host_addr & PAGE_MASK_BYTES)
-        return GNTST_bad_virt_addr;
-    /* The page goes first, the pin second: the grantor must not get back a page that we can still touch. Reserving the
-     * address instead of unmapping it keeps another thread's mmap from taking it. */
-    if (op->host_addr != 0 && mmap((void *)(uintptr_t)op->host_addr, PAGE_BYTES, PROT_NONE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
-        return GNTST_general_error;
-    return unpin_with_handle(mapper, grantor, op->handle);
+        status = GNTST_bad_virt_addr;
+    else if (op->host_addr != 0) {
+        /* The page goes first, the pin second: the grantor must not get back a page that we can still touch. */
+        status = reserve_page(op->host_addr) ? unpin_with_handle(mapper, grantor, op->handle) : GNTST_general_error;
+        if (status == GNTST_okay)
+            return status;
+    }
+    set_idle(&mapper->track[op->handle]); /* still mapped, or still to be unpinned */
+    return status;
 }
 
 void xb_gnttab_unmap(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_unmap_grant_ref *ops,
@@ -333,8 +274,7 @@ static int copy_one(struct xb_mapper *mapper, struct xb_grantor *grantor, const 
     status = move(grantor->memory_fd, (char *)(uintptr_t)segment->virt, segment->len,
                   (off_t)frame * PAGE_BYTES + segment->offset, segment->to_grant);
     unpinned = unpin_with_handle(mapper, grantor, handle);
-    XB_ASSERT(unpinned == GNTST_okay);
-    return status;
+    return status != GNTST_okay ? status : unpinned;
 }
 
 void xb_gnttab_copy(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_copy_segment *segments,
@@ -346,12 +286,23 @@ void xb_gnttab_copy(struct xb_mapper *mapper, struct xb_grantor *grantor, struct
 
 /* Host's side */
 
-static uint32_t forget_ref(struct xb_maptrack_entry *dead, uint32_t nr_track, uint32_t instance, uint32_t ref)
+/* What a dead or living process wrote into its maptrack is looked at once, and used only within the table's bounds. */
+static uint32_t track_is_for(struct xb_maptrack_entry *track, const struct xb_grantor *grantor, uint32_t *ref)
 {
-    uint32_t forgotten = 0;
+    uint32_t flags = __atomic_load_n(&track->flags, __ATOMIC_ACQUIRE); /* partner: the release in pin */
+
+    *ref = __atomic_load_n(&track->ref, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&track->instance, __ATOMIC_RELAXED) != grantor->instance || *ref >= grantor->nr_entries)
+        return 0;
+    return flags;
+}
+
+static uint32_t forget_ref(struct xb_grantor *grantor, struct xb_maptrack_entry *dead, uint32_t nr_track, uint32_t ref)
+{
+    uint32_t forgotten = 0, other;
 
     for (uint32_t i = 0; i < nr_track; i++) {
-        if (dead[i].flags && dead[i].instance == instance && dead[i].ref == ref) {
+        if (track_is_for(&dead[i], grantor, &other) && other == ref) {
             dead[i].flags = 0;
             forgotten++;
         }
@@ -364,23 +315,36 @@ static void recount(struct xb_grantor *grantor, uint32_t ref, struct xb_maptrack
                     uint32_t nr_survivors, uint32_t nr_track)
 {
     struct xb_active_entry *active = &grantor->active[ref];
+    uint32_t flags, other;
 
     active->read_pins = active->write_pins = 0;
     for (uint32_t s = 0; s < nr_survivors; s++) {
         for (uint32_t i = 0; i < nr_track; i++) {
-            struct xb_maptrack_entry *track = &survivors[s][i];
-            uint32_t flags = __atomic_load_n(&track->flags, __ATOMIC_ACQUIRE);
-
-            if (!flags || track->instance != grantor->instance || track->ref != ref)
-                continue;
-            if (flags & GNTMAP_readonly)
-                active->read_pins++;
-            else
-                active->write_pins++;
+            flags = track_is_for(&survivors[s][i], grantor, &other);
+            if (flags && other == ref)
+                ++*pins_of(active, flags);
         }
     }
     clear_mapped(&grantor->shared[ref], active);
     lock_release(&active->lock);
+}
+
+static uint32_t release_one(struct xb_grantor *grantor, struct xb_maptrack_entry *track, uint32_t owner)
+{
+    uint32_t ref, flags = track_is_for(track, grantor, &ref);
+    struct xb_active_entry *active;
+
+    if (!flags)
+        return 0;
+    active = &grantor->active[ref];
+    if (!lock_take(&active->lock, owner))
+        return 0; /* its holder died too: releasing that one counts this reference again, without the dead */
+    if (*pins_of(active, flags) > 0)
+        unpin_locked(grantor, track);
+    else
+        track->flags = 0; /* the dead process wrote nonsense; the host outlives that */
+    lock_release(&active->lock);
+    return 1;
 }
 
 uint32_t xb_gnttab_release_dead(struct xb_grantor *grantor, uint32_t owner, struct xb_maptrack_entry *dead,
@@ -390,11 +354,11 @@ uint32_t xb_gnttab_release_dead(struct xb_grantor *grantor, uint32_t owner, stru
 
     for (uint32_t ref = 0; ref < grantor->nr_entries; ref++) {
         if (__atomic_load_n(&grantor->active[ref].lock, __ATOMIC_ACQUIRE) == owner) {
-            released += forget_ref(dead, nr_track, grantor->instance, ref);
+            released += forget_ref(grantor, dead, nr_track, ref);
             recount(grantor, ref, survivors, nr_survivors, nr_track);
         }
     }
     for (uint32_t i = 0; i < nr_track; i++)
-        released += unpin(grantor, &dead[i], owner) == GNTST_okay;
+        released += release_one(grantor, &dead[i], owner);
     return released;
 }

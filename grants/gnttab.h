@@ -53,7 +53,7 @@ struct xb_active_entry {
 
 /* In use while `flags` is not 0. */
 struct xb_maptrack_entry {
-    uint32_t flags; /* GNTMAP_*, with GNTMAP_host_map always set while in use */
+    uint32_t flags; /* GNTMAP_*, with GNTMAP_host_map always set while in use; bit 31 while a call works on it */
     uint32_t ref;
     uint32_t instance; /* number of the granting domain's memory, never used twice */
     uint32_t reserved;
@@ -72,7 +72,7 @@ struct xb_map_grant_ref {
 
 /* GNTTABOP_unmap_grant_ref, 24 bytes. */
 struct xb_unmap_grant_ref {
-    uint64_t host_addr; /* in: as it was mapped; 0 leaves the mapping alone */
+    uint64_t host_addr; /* in: as it was mapped; 0 leaves the mapping and its pin as they are */
     uint64_t dev_bus_addr;
     uint32_t handle; /* in */
     int16_t status;  /* out */

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from xenblk._native import ffi, lib
+from xenblk.grants.entries import Entries
 from xenblk.grants.mapper import ForeignDomain
-from xenblk.grants.status import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES
+from xenblk.grants.status import ACTIVE_ENTRY_BYTES
 
 
 def release_dead(
@@ -15,18 +16,17 @@ def release_dead(
     `maptrack` is its own, `survivors` are those of all processes that live, all of one size. The process may have died
     at any instruction of a map, unmap or copy (gnttab.h has the invariant that is restored).
     """
-    nr_track = maptrack.nbytes // MAPTRACK_ENTRY_BYTES
-    dead = ffi.from_buffer("struct xb_maptrack_entry[]", maptrack)
-    others = [ffi.from_buffer("struct xb_maptrack_entry[]", survivor) for survivor in survivors]
-    pointers = ffi.new("struct xb_maptrack_entry *[]", others)
+    dead, *others = (Entries("xb_maptrack_entry", track) for track in (maptrack, *survivors))
+    assert all(other.nr_entries == dead.nr_entries for other in others)
+    pointers = ffi.new("struct xb_maptrack_entry *[]", [other.first for other in others])
     try:
         return sum(
-            lib.xb_gnttab_release_dead(domain.native, owner, dead, pointers, len(others), nr_track)
+            lib.xb_gnttab_release_dead(domain.native, owner, dead.first, pointers, len(others), dead.nr_entries)
             for domain in domains
         )
     finally:
-        for buffer in (dead, *others):
-            ffi.release(buffer)
+        for entries in (dead, *others):
+            entries.close()
 
 
 def pins(active: memoryview) -> dict[int, tuple[int, int]]:

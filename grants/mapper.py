@@ -1,14 +1,17 @@
 """The mapping side: another domain's granted pages, mapped into this process or copied."""
 
+import contextlib
 import dataclasses
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from xenblk._native import ffi, lib
 from xenblk.abi import Domid, GrantRef
-from xenblk.errors import GrantError
+from xenblk.errors import GrantError, UsageError
 from xenblk.grants.arena import Arena
-from xenblk.grants.status import GRANT_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, GrantStatus
+from xenblk.grants.entries import Entries
+from xenblk.grants.status import GrantStatus
 
 
 class ForeignDomain:
@@ -27,12 +30,9 @@ class ForeignDomain:
         self.table = table
         self.active = active
         self.native: Any = ffi.new("struct xb_grantor *")
-        self._keep = (
-            ffi.from_buffer("struct xb_grant_entry[]", table),
-            ffi.from_buffer("struct xb_active_entry[]", active),
-        )
-        self.native.shared, self.native.active = self._keep
-        self.native.nr_entries = table.nbytes // GRANT_ENTRY_BYTES
+        self._entries = (Entries("xb_grant_entry", table), Entries("xb_active_entry", active))
+        self.native.shared, self.native.active = (entries.first for entries in self._entries)
+        self.native.nr_entries = min(entries.nr_entries for entries in self._entries)
         self.native.nr_frames = nr_frames
         self.native.instance = instance
         self.native.memory_fd = memory_fd
@@ -40,8 +40,8 @@ class ForeignDomain:
 
     def close(self) -> None:
         """Let go of the tables."""
-        for buffer in self._keep:
-            ffi.release(buffer)
+        for entries in self._entries:
+            entries.close()
         self.table.release()
         self.active.release()
 
@@ -89,16 +89,16 @@ class GrantMapper:
 
     def __init__(self, owner: int, domid: Domid, maptrack: memoryview, arena_pages: int = 65536) -> None:
         self._arena = Arena(arena_pages)
-        self._maptrack = maptrack
-        self._track = ffi.from_buffer("struct xb_maptrack_entry[]", maptrack)
+        self._track = Entries("xb_maptrack_entry", maptrack)
         self._native = ffi.new("struct xb_mapper *")
-        self._native.track = self._track
-        self._native.nr_track = maptrack.nbytes // MAPTRACK_ENTRY_BYTES
+        self._native.track = self._track.first
+        self._native.nr_track = self._track.nr_entries
         self._stack = ffi.new("uint32_t[]", self._native.nr_track)
         self._native.free = self._stack
         self._native.owner = owner
         self._native.domid = domid
         self._mapped: set[Mapping] = set()
+        self._lock = threading.Lock()
 
     @property
     def mapped_pages(self) -> int:
@@ -106,8 +106,16 @@ class GrantMapper:
         return len(self._mapped)
 
     def map(self, domain: ForeignDomain, refs: Sequence[GrantRef], readonly: bool = False) -> list[Mapping]:
-        """Map each reference to a page of its own."""
-        return self._map_at(domain, refs, [self._arena.allocate() for _ in refs], readonly)
+        """Map each reference to a page of its own; without address space for all of them, all fail with NO_SPACE."""
+        slots: list[int] = []
+        try:
+            for _ in refs:
+                slots.append(self._arena.allocate())
+        except GrantError:
+            for slot in slots:
+                self._arena.free(slot)
+            return [Mapping(domain, ref, GrantStatus.NO_SPACE, 0, 0, None) for ref in refs]
+        return self._map_at(domain, refs, slots, readonly)
 
     def map_region(self, domain: ForeignDomain, refs: Sequence[GrantRef], readonly: bool = False) -> MappedRegion:
         """Map references to consecutive pages, or none of them: GrantError names the one that failed."""
@@ -140,13 +148,15 @@ class GrantMapper:
             self._arena.free(slot)
             return Mapping(domain, ref, status, handle, slot, None)
         mapping = Mapping(domain, ref, status, handle, slot, self._arena.view(slot))
-        self._mapped.add(mapping)
+        with self._lock:
+            self._mapped.add(mapping)
         return mapping
 
     def unmap(self, mappings: Sequence[Mapping]) -> None:
-        """Unmap pages of one domain that `map` returned."""
+        """Unmap pages of one domain that `map` returned; UsageError, and nothing done, if one is not mapped."""
         if not mappings:
             return
+        self._forget(mappings)
         ops = ffi.new("struct xb_unmap_grant_ref[]", len(mappings))
         for op, mapping in zip(ops, mappings, strict=True):
             op.host_addr = self._arena.address(mapping.slot)
@@ -155,27 +165,36 @@ class GrantMapper:
         for op, mapping in zip(ops, mappings, strict=True):
             assert op.status == GrantStatus.OKAY, f"unmapping our own handle {mapping.handle} gave {op.status}"
             mapping.page = None
-            self._mapped.remove(mapping)
             self._arena.free(mapping.slot)
+
+    def _forget(self, mappings: Sequence[Mapping]) -> None:
+        with self._lock:
+            unmapped = [mapping for mapping in mappings if mapping not in self._mapped]
+            if unmapped or len(set(mappings)) < len(mappings):
+                raise UsageError(f"only what is mapped can be unmapped, and once: {len(unmapped)} are not mapped")
+            assert len({mapping.domain.instance for mapping in mappings}) == 1, "one operation is on one domain"
+            self._mapped.difference_update(mappings)
 
     def copy(self, domain: ForeignDomain, segments: Sequence[CopySegment]) -> list[GrantStatus]:
         """Copy between granted pages and buffers, without mapping anything."""
         ops = ffi.new("struct xb_copy_segment[]", len(segments))
-        buffers = [ffi.from_buffer(segment.buffer, require_writable=not segment.to_grant) for segment in segments]
-        for op, segment, buffer in zip(ops, segments, buffers, strict=True):
-            op.virt = int(ffi.cast("uintptr_t", buffer))
-            op.ref = segment.ref
-            op.offset = segment.offset
-            op.len = len(buffer)
-            op.to_grant = segment.to_grant
-        lib.xb_gnttab_copy(self._native, domain.native, ops, len(segments))
+        with contextlib.ExitStack() as held:
+            for op, segment in zip(ops, segments, strict=True):
+                buffer = ffi.from_buffer(segment.buffer, require_writable=not segment.to_grant)
+                held.enter_context(buffer)
+                op.virt = int(ffi.cast("uintptr_t", buffer))
+                op.ref = segment.ref
+                op.offset = segment.offset
+                op.len = len(buffer)
+                op.to_grant = segment.to_grant
+            lib.xb_gnttab_copy(self._native, domain.native, ops, len(segments))
         return [GrantStatus(op.status) for op in ops]
 
     def close(self) -> None:
         """Unmap whatever is left, and give the address space back."""
         for mapping in list(self._mapped):
             self.unmap([mapping])
-        ffi.release(self._track)
+        self._track.close()
         self._arena.close()
 
 

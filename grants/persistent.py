@@ -62,7 +62,10 @@ class Grant:
 
 
 class PersistentGrants:
-    """The mappings of one ring. Without `persistent` every mapping is used once, and read-only where that is enough."""
+    """The mappings of one ring. Without `persistent` every mapping is used once, and read-only where that is enough.
+
+    The overflow flag is the ring's own; in Linux the rings of a device share one. Not thread-safe: the ring's thread's.
+    """
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class PersistentGrants:
         self._unused_timeout_s = unused_timeout_s
         self._tree = RBTree()
         self._overflowed = False
+        self._now_s = 0.0
 
     def acquire(self, refs: Sequence[GrantRef], *, device_writes: bool) -> list[Grant]:
         """The pages of one request's references, in their order. GrantError if one cannot be mapped: none is held then.
@@ -119,7 +123,7 @@ class PersistentGrants:
                 found[i] = Grant(mapping, mapping.page)
                 self._keep(found[i])
         if failed is not None:
-            self.release(list(found.values()), now=None)
+            self.release(list(found.values()), self._now_s)
             raise map_error(failed)
 
     def _keep(self, grant: Grant) -> None:
@@ -135,14 +139,15 @@ class PersistentGrants:
         self._counters.persistent_current = len(self._tree)
         self._counters.persistent_peak = max(self._counters.persistent_peak, len(self._tree))
 
-    def release(self, grants: Sequence[Grant], now: float | None) -> None:
-        """A request is done with its pages, at `now` in seconds of any monotonic clock (None keeps the old time)."""
+    def release(self, grants: Sequence[Grant], now: float) -> None:
+        """A request is done with its pages, at `now` in seconds of any monotonic clock."""
+        self._now_s = now
         passing = []
         for grant in grants:
             if grant.kept:
                 assert grant.active
                 grant.active = False
-                grant.last_used_s = grant.last_used_s if now is None else now
+                grant.last_used_s = now
                 self._counters.persistent_in_use -= 1
             else:
                 passing.append(grant)
@@ -161,6 +166,7 @@ class PersistentGrants:
 
     def purge(self, now: float) -> int:
         """Let go of what was unused for too long, then of what the limit asks for; returns how many nodes that were."""
+        self._now_s = now
         victims = []
         if self._unused_timeout_s > 0:
             victims = [node for node in self._idle() if now - node.last_used_s >= self._unused_timeout_s]

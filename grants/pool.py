@@ -13,7 +13,7 @@ import dataclasses
 from typing import Protocol
 
 from xenblk.abi import Domid, GrantRef
-from xenblk.errors import WouldBlockError
+from xenblk.errors import GrantError, WouldBlockError
 from xenblk.grants.table import GrantTable
 
 
@@ -55,25 +55,41 @@ class GrantPool:
         self._domid = domid
         self._free = collections.deque(PoolEntry(memory.allocate_page()) for _ in range(size))
         self._taken: set[PoolEntry] = set()
+        self._reserved: list[GrantRef] = []
         self.persistent_gnts_c = 0
 
     def reserve(self, nr_pages: int) -> None:
-        """Make sure that `nr_pages` can be taken; WouldBlockError if pages or references are lacking."""
+        """Make sure that `nr_pages` can be taken; WouldBlockError if pages or references are lacking.
+
+        The references are the pool's from now on: other rings of the domain allocate from the same table. What the
+        request does not need goes back to the table with the next call.
+        """
         if len(self._free) < nr_pages:
             raise WouldBlockError(f"{nr_pages} pool pages are needed, {len(self._free)} are free")
         new_refs = max(0, nr_pages - self.persistent_gnts_c)
-        if self._table.free_count < new_refs:
-            raise WouldBlockError(f"{new_refs} grant references are needed, {self._table.free_count} are free")
+        self._give_back(len(self._reserved) - new_refs)
+        try:
+            while len(self._reserved) < new_refs:
+                self._reserved.append(self._table.allocate())
+        except GrantError as error:
+            self._give_back(len(self._reserved))
+            raise WouldBlockError(f"{new_refs} grant references are needed: {error}") from error
+
+    def _give_back(self, nr_refs: int) -> None:
+        for _ in range(nr_refs):
+            self._table.free(self._reserved.pop())
 
     def take(self) -> PoolEntry:
-        """The page at the head, granted."""
-        entry = self._free.popleft()
+        """The page at the head, granted; WouldBlockError or GrantError if it was not reserved and there is none."""
+        if not self._free:
+            raise WouldBlockError(f"all {len(self._taken)} pool pages are in use")
+        entry = self._free[0]
         if entry.gref is None:
-            entry.gref = self._table.allocate()
+            entry.gref = self._reserved.pop() if self._reserved else self._table.allocate()
             self._table.grant_access(entry.gref, self._domid, entry.page.frame)
         else:
             self.persistent_gnts_c -= 1
-        self._taken.add(entry)
+        self._taken.add(self._free.popleft())
         return entry
 
     def put_back(self, entry: PoolEntry) -> bool:
@@ -94,8 +110,18 @@ class GrantPool:
         entry.gref = None
         return True
 
+    def trim(self) -> int:
+        """End the grants of free pages that the backend let go of meanwhile; how many that were. Linux: every 10 s."""
+        granted = [self._free.popleft() for _ in range(self.persistent_gnts_c)]
+        kept = [entry for entry in granted if not self._end_access(entry)]
+        self._free.extend(entry for entry in granted if entry.gref is None)
+        self._free.extendleft(reversed(kept))
+        self.persistent_gnts_c = len(kept)
+        return len(granted) - len(kept)
+
     def close(self) -> list[PoolEntry]:
         """End every grant and give the pages back; returns the entries that are still mapped, which stay granted."""
+        self._give_back(len(self._reserved))
         mapped = []
         for entry in (*self._free, *self._taken):
             if entry.gref is None or self._end_access(entry):
@@ -111,3 +137,5 @@ class GrantPool:
         granted = [entry.gref is not None for entry in self._free]
         assert granted == sorted(granted, reverse=True), "granted pages come first"
         assert sum(granted) == self.persistent_gnts_c
+        assert all(entry.gref is not None for entry in self._taken)
+        assert not self._taken & set(self._free), "a page is free or taken"

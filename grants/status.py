@@ -7,7 +7,6 @@ from xenblk._native import ffi, lib
 
 ACTIVE_ENTRY_BYTES: Final = ffi.sizeof("struct xb_active_entry")
 MAPTRACK_ENTRY_BYTES: Final = ffi.sizeof("struct xb_maptrack_entry")
-GRANT_ENTRY_BYTES: Final = ffi.sizeof("struct xb_grant_entry")
 
 
 class GrantStatus(enum.IntEnum):

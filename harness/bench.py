@@ -14,7 +14,7 @@ from xenblk.blkif import BlkifOp
 from xenblk.harness.driver import Driver
 from xenblk.harness.frontend import Frontend
 from xenblk.harness.latency import LatencyLog
-from xenblk.harness.oracle import Oracle
+from xenblk.harness.oracle import Initial, Oracle
 from xenblk.harness.result import LEVELS, BenchResult, count_requests
 from xenblk.harness.workload import FLUSH, Job, Operation, operations
 
@@ -31,16 +31,16 @@ def run_job(
     mode: str = "",
     engine: str = "",
     progress: Progress | None = None,
-    initial: Callable[[int, int], bytes] | None = None,
+    initial: Initial | None = None,
     backend_counters: Callable[[], Mapping[str, int]] = dict,
     backend_cpu_s: Callable[[], float | None] = lambda: None,
     stall_timeout_s: float = _STALL_TIMEOUT_S,
 ) -> BenchResult:
     """Run the job on a connected frontend and say what it cost.
 
-    `initial(offset, length)` is what the disk holds at the start, zeros without it. `progress(done, total)` is called
-    about ten times a second and once at the end, in bytes, or in milliseconds where time ends the job. Counters and
-    CPU times are read right before and right after what is measured.
+    `initial(block)` is the CRC-32 of what a block holds at the start, None if unknown; zeros without it.
+    `progress(done, total)` is called about ten times a second and once at the end, in bytes, or in milliseconds where
+    time ends the job. Counters and CPU times are read right before and right after what is measured.
 
     Raises UsageError for a job that does not fit the disk, OSError if an operation failed (ETIMEDOUT if none completed
     for `stall_timeout_s`), VerifyError if a block holds what it must not. After each, nothing is left in flight, unless

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from xenblk.abi import DOM0, PAGE_SIZE, Domid
 from xenblk.counters import Counters
-from xenblk.disk import MEMORY_PREFIX
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.rundir import RunDirectory
 from xenblk.errors import XenblkError
@@ -86,14 +85,13 @@ def _create_domain(directory: RunDirectory) -> Domid:
 def _bench_args(comparison: Comparison, mode: str, run_dir: Path, domid: Domid, backend_pid: int) -> list[str]:
     job = comparison.job
     amount = ["--io-size", str(job.io_size)] if job.io_size is not None else ["--runtime", str(job.runtime_s)]
-    verify = [] if comparison.disk.startswith(MEMORY_PREFIX) else ["--verify-file", comparison.disk]
     return [
         "bench",
         *("--run-dir", str(run_dir), "--domid", str(domid), "--vdev", _VDEV),
         *("--rw", job.rw, "--bs", str(job.bs), "--iodepth", str(job.iodepth), *amount),
         *("--seed", str(job.seed), "--rwmixread", str(job.rwmixread), "--fsync", str(job.fsync)),
         *("--mode-name", mode, "--backend-pid", str(backend_pid), "--json", "--progress-json"),
-        *verify,
+        *("--verify-file", comparison.disk),
     ]
 
 

@@ -5,7 +5,8 @@ Writing is cheap: the content of a block is a window into one buffer of seeded r
     | seed, 8 bytes | block number, 8 | version, 8 | random bytes from a place that depends on block and version |
 
 The header says whose content it is, and the window makes a page of another block, or of this block's past, differ too.
-A block is at version 0 until it is written, and then holds the disk's initial content.
+A block is at version 0 until it is written, and holds what the disk held at the start: that is known by its checksum,
+or it is whatever the first read of the block finds.
 """
 
 import random
@@ -21,22 +22,28 @@ _MASK: Final = (1 << 64) - 1
 _NR_WINDOWS: Final = 1 << 16
 
 
+Initial = Callable[[int], int | None]
+"""A block's number to the checksum of its content at the start, or to None."""
+
+
 class VerifyError(XenblkError):
     """A block does not hold what was last written to it."""
 
 
 class Oracle:
-    """What blocks of `bs` bytes must hold on a disk that starts as `initial(offset, length)`, or as zeros.
+    """What blocks of `bs` bytes must hold. `initial(block)` is the CRC-32 of a block at the start, None if unknown;
+    without it the disk starts as zeros.
 
-    No block may be in two operations at a time. `initial` must not read the disk under test, or a stray write to a
-    block that the job never writes looks as if it had always been there. Nor can a lost write be told from a good one
-    on a disk that a run with the same seed has written before.
+    No block may be in two operations at a time. A lost write cannot be told from a good one on a disk that a run with
+    the same seed has written before.
     """
 
-    def __init__(self, seed: int, bs: int, initial: Callable[[int, int], bytes] | None = None) -> None:
+    def __init__(self, seed: int, bs: int, initial: Initial | None = None) -> None:
         self.seed = seed
         self.bs = bs
-        self._initial = initial or _zeros
+        zeros = zlib.crc32(bytes(bs))
+        self._initial = initial or (lambda _block: zeros)
+        self._found_first: dict[int, int] = {}
         self._random = random.Random(seed).randbytes(bs + _NR_WINDOWS)
         self._versions: dict[int, int] = {}
 
@@ -49,30 +56,40 @@ class Oracle:
     def check(self, block: int, buffer: memoryview) -> None:
         """VerifyError, a sentence, unless `buffer` is what the block must hold."""
         version = self._versions.setdefault(block, 0)
+        if version == 0:
+            self._check_initial(block, zlib.crc32(buffer))
+            return
         # As bytes: comparing a memoryview goes byte by byte through Python's type codes, forty times slower.
         found = bytes(buffer)
         expected = self._content(block, version)
         if found != expected:
-            raise VerifyError(self._complaint(block, version, expected, found))
+            place = next(i for i in range(self.bs) if expected[i] != found[i])
+            whose = f"{self._whose(found)}; the first wrong byte is {place} of {self.bs}"
+            raise self._complaint(block, version, zlib.crc32(expected), zlib.crc32(found), whose)
+
+    def _check_initial(self, block: int, found: int) -> None:
+        expected = self._found_first.get(block)
+        if expected is None:
+            expected = self._initial(block)
+        if expected is None:
+            self._found_first[block] = found
+        elif expected != found:
+            raise self._complaint(block, 0, expected, found)
 
     def touched(self) -> Iterator[int]:
         """The blocks that were written or checked so far, in the order of their first use."""
         return iter(tuple(self._versions))
 
     def _content(self, block: int, version: int) -> bytes:
-        if version == 0:
-            return self._initial(block * self.bs, self.bs)
         # Odd factors: consecutive versions, and neighbouring blocks, never share a window.
         start = (block * 0x9E37 + version * 0x79B9) % _NR_WINDOWS
         header = _HEADER.pack(self.seed & _MASK, block, version)
         return header + self._random[start + _HEADER.size : start + self.bs]
 
-    def _complaint(self, block: int, version: int, expected: bytes, found: bytes) -> str:
-        place = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), len(found))
-        return (
+    def _complaint(self, block: int, version: int, expected: int, found: int, detail: str = "") -> VerifyError:
+        return VerifyError(
             f"block {block} at offset {block * self.bs} must hold version {version} with checksum "
-            f"{zlib.crc32(expected):#010x}, found {zlib.crc32(found):#010x}{self._whose(found)}; "
-            f"the first wrong byte is {place} of {self.bs}; seed {self.seed}"
+            f"{expected:#010x}, found {found:#010x}{detail}; seed {self.seed}"
         )
 
     def _whose(self, found: bytes) -> str:
@@ -80,7 +97,3 @@ class Oracle:
         if seed != self.seed & _MASK or block not in self._versions:
             return ""
         return f" under the header of block {block}, version {version}"
-
-
-def _zeros(_offset: int, length: int) -> bytes:
-    return bytes(length)

@@ -73,6 +73,10 @@ class Command:
         """Whether it has not ended."""
         return self._process.poll() is None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL, for tests of what a crash leaves behind."""
         self._process.kill()

@@ -149,12 +149,10 @@ def detach(store: Xenstore, domid: Domid, handle: int, timeout_s: float = 10.0) 
 
 
 def _remove_nodes(store: Xenstore, backend_id: Domid, domid: Domid, handle: int) -> None:
-    for path in (frontend_path(domid, handle), backend_path(backend_id, domid, handle)):
-        if store.exists(path):
-            store.rm(path)
-    parent = backend_path(backend_id, domid, handle).rpartition("/")[0]
-    if store.exists(parent) and not store.directory(parent):
-        store.rm(parent)
+    front = frontend_path(domid, handle)
+    if store.exists(front):
+        store.rm(front)
+    store.prune(backend_path(backend_id, domid, handle))
 
 
 def disks(store: Xenstore, domid: Domid | None = None) -> list[DiskInfo]:

@@ -51,7 +51,8 @@ def _encode(kind: str, disk: int, partition: int) -> int | None:
 def vdev_name(number: int) -> str:
     """The name that `parse_vdev` would turn into this number; the number itself if there is none."""
     if number >> 28 == 1:
-        return f"xvd{_letters((number >> 8) & 0xFFFFF)}{_partition(number & 0xFF)}"
+        name = f"xvd{_letters((number >> 8) & 0xFFFFF)}{_partition(number & 0xFF)}"
+        return name if parse_vdev(name) == number else str(number)
     for kind, shift, first_disk in (("xvd", 4, 0), ("sd", 4, 0), ("hd", 6, 0), ("hd", 6, 2)):
         disk, partition = divmod(number & 0xFF, 1 << shift)
         if _encode(kind, first_disk + disk, partition) == number:

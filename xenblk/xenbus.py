@@ -38,6 +38,11 @@ class XenbusState(enum.IntEnum):
     RECONFIGURING = 7
     RECONFIGURED = 8
 
+    @property
+    def label(self) -> str:
+        """The name as it is written in prose: Initialising, InitWait, Connected."""
+        return "InitWait" if self is XenbusState.INITWAIT else self.name.capitalize()
+
 
 _VALUES: Final = {str(int(state)): state for state in XenbusState}
 
@@ -55,7 +60,7 @@ class BackendAction(enum.Enum):
     CONNECT = "read the frontend's keys, map its ring, publish the disk, go to Connected"
     CLOSING = "go to Closing"
     CLOSE = "disconnect and go to Closed; leave for good if `online` is not 1"
-    UNREGISTER = "disconnect and leave for good: the frontend is gone"
+    UNREGISTER = "as CLOSE; leave for good, too, if the frontend is gone and not only garbled"
     REFUSE = "report a state that no frontend may be in, and go to Closing"
 
 
@@ -100,7 +105,11 @@ _FRONTEND: Final[dict[XenbusState, tuple[FrontendAction, dict[XenbusState, Front
         },
     ),
     _S.CLOSING: (FrontendAction.CLOSE, {_S.CLOSED: FrontendAction.IGNORE}),
-    _S.CLOSED: (FrontendAction.CLOSE, {_S.CLOSED: FrontendAction.IGNORE}),
+    # A frontend that starts over finds the backend still Closed from the last time: it waits for InitWait.
+    _S.CLOSED: (
+        FrontendAction.CLOSE,
+        {_S.CLOSED: FrontendAction.IGNORE, _S.INITIALISING: FrontendAction.IGNORE},
+    ),
     _S.RECONFIGURING: (FrontendAction.IGNORE, {}),
     _S.RECONFIGURED: (FrontendAction.IGNORE, {}),
 }

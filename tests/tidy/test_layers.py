@@ -13,9 +13,9 @@ pytestmark = pytest.mark.checkout
 
 # Top to bottom. A package stands for all its modules, among which imports are free; `xenblk` is its __init__ alone.
 LAYERS = [
-    ["xenblk.harness"],
     ["xenblk.__main__"],
     ["xenblk.cli"],
+    ["xenblk.harness"],
     ["xenblk"],
     ["xenblk.library"],
     ["xenblk.processes"],

@@ -77,13 +77,11 @@ class Vbd:
             self._switch_state(XenbusState.INITWAIT)
         elif action is BackendAction.CLOSING:
             self._switch_state(XenbusState.CLOSING)
-        elif action is BackendAction.CLOSE:
+        elif action in (BackendAction.CLOSE, BackendAction.UNREGISTER):
             self._disconnect()
             self._switch_state(XenbusState.CLOSED)
-            if not self._online():
+            if not self._online() or not self._store.exists(self.frontend_path):
                 self._unregister()
-        elif action is BackendAction.UNREGISTER:
-            self._unregister()
         elif action is BackendAction.REFUSE:
             self._fatal(errno.EINVAL, f"saw state {int(frontend)} at frontend")
 
@@ -137,10 +135,7 @@ class Vbd:
         self._disconnect()
         self._switch_state(XenbusState.CLOSED)
         self._close_disk()
-        self._store.rm(self.path)
-        parent = self.path.rpartition("/")[0]
-        if not self._store.directory(parent):
-            self._store.rm(parent)
+        self._store.prune(self.path)
         self.unregistered = True
 
     def _close_disk(self) -> None:

@@ -19,6 +19,7 @@ from xenblk.blkif import BlkifOp
 from xenblk.errors import PeerError, PeerGoneError, UsageError, XenblkError, XenstoreError
 from xenblk.grants import Page
 from xenblk.platform import Platform
+from xenblk.vdev import vdev_name
 from xenblk.xenbus import FrontendAction, XenbusState, frontend_action, parse_state
 from xenblk.xenstore.client import Xenstore, XenstoreTransaction
 
@@ -84,7 +85,7 @@ class Blkfront:
         state = parse_state(self._store.read(f"{self._backend_path}/state", ""))
         return (
             f"the backend at {self._backend_path} did not connect within {timeout_s:g} s and is in state "
-            f"{state.name.capitalize()}: is a backend running?"
+            f"{state.label}: is a backend running?"
         )
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -114,15 +115,15 @@ class Blkfront:
             if state >= at_least or state == XenbusState.UNKNOWN or self._backend_is_gone():
                 return
             time.sleep(0.002)
-        _log.warning("%s: the backend is not %s after %g s", self._path, at_least.name.capitalize(), timeout_s)
+        _log.warning("%s: the backend is not %s after %g s", self._path, at_least.label, timeout_s)
 
     def _backend_is_gone(self) -> bool:
         return self._ring is not None and self._data is not None and not self._ring.channel.remote_bound
 
     def _give_back(self) -> None:
+        self._lose(OSError(errno.ENODEV, f"disk {vdev_name(self.handle)} was closed"))
         with self._lock:
             if self._data is not None:
-                self._finished += self._data.engine.fail_all(OSError(errno.ENODEV, "the disk was closed"))
                 self._data.close()
                 self._data = None
             if self._ring is not None:
@@ -168,7 +169,7 @@ class Blkfront:
             )
         except XenstoreError:
             reason = ""
-        return f"the backend at {self._backend_path} went to {backend.name.capitalize()}" + (reason and f": {reason}")
+        return f"the backend at {self._backend_path} went to {backend.label}" + (reason and f": {reason}")
 
     def _set_up(self) -> None:
         order = min(self._ring_page_order, self._read_uint("max-ring-page-order", 0))
@@ -251,6 +252,8 @@ class Blkfront:
             raise UsageError(f"offset {offset} and length {nr_bytes} must be multiples of {SECTOR_SIZE} bytes")
         if not 0 <= offset <= self.size - nr_bytes:
             raise UsageError(f"{nr_bytes} bytes at {offset} are outside the disk of {self.size} bytes")
+        if self.read_only and op != BlkifOp.READ:
+            raise OSError(errno.EROFS, f"disk {vdev_name(self.handle)} is read-only: it can be read, not {op.name}")
         bio = Bio(op, offset, None if buffer is None else buffer.cast("B"))
         with self._lock:
             self._data_path().engine.submit(bio)

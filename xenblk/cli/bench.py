@@ -1,19 +1,22 @@
 """`xenblk bench`: one workload on one attached disk, as the kernel of the disk's domain."""
 
-from collections.abc import Callable
+import array
+import zlib
 from pathlib import Path
 
 import click
 
 from xenblk.abi import Domid
 from xenblk.blkfront import Blkfront
+from xenblk.cli.guest import booted
 from xenblk.cli.options import domid_option, run_dir_option, vdev_option
 from xenblk.cli.workload_options import job_options
 from xenblk.counters import Counters, tlb_shootdowns
-from xenblk.disk import FileDisk
+from xenblk.disk import MEMORY_PREFIX, FileDisk
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.harness import Job, progress_bar, run_job
 from xenblk.harness.cpu import process_cpu_s
+from xenblk.harness.oracle import Initial
 from xenblk.harness.report import print_table, result_table
 
 
@@ -25,7 +28,7 @@ from xenblk.harness.report import print_table, result_table
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")
 @click.option("--mode-name", default="persistent", hidden=True)
 @click.option("--backend-pid", type=int, hidden=True, help="The process whose CPU time counts as the backend's.")
-@click.option("--verify-file", type=click.Path(path_type=Path), hidden=True, help="What the disk holds at the start.")
+@click.option("--verify-file", hidden=True, help="The image under the disk, or memory:SIZE for a disk of zeros.")
 @click.option("--progress-json", is_flag=True, hidden=True, help="Progress as JSON lines.")
 def bench(
     run_dir: Path,
@@ -35,41 +38,40 @@ def bench(
     as_json: bool,
     mode_name: str,
     backend_pid: int | None,
-    verify_file: Path | None,
+    verify_file: str | None,
     progress_json: bool,
 ) -> None:
     """Run one workload on one attached disk, verify the data, print IOPS and latencies."""
-    platform = EmulatedPlatform(run_dir, domid)
-    frontend = Blkfront(platform, vdev)
-    try:
-        frontend.connect()
-        with progress_bar(mode_name, as_json_lines=progress_json, quiet=as_json) as progress:
-            result = run_job(
-                frontend,
-                job,
-                mode=mode_name,
-                engine="python",
-                progress=progress,
-                initial=_reader(verify_file),
-                backend_counters=lambda: _backend_counters(platform, frontend),
-                backend_cpu_s=lambda: process_cpu_s(backend_pid),
-            )
-    finally:
-        frontend.close()
-    platform.halt()
-    platform.close()
+    with (
+        booted(run_dir, domid, vdev) as (platform, frontend),
+        progress_bar(mode_name, as_json_lines=progress_json, quiet=as_json) as progress,
+    ):
+        result = run_job(
+            frontend,
+            job,
+            mode=mode_name,
+            engine="python",
+            progress=progress,
+            initial=_initial(verify_file, job.bs),
+            backend_counters=lambda: _backend_counters(platform, frontend),
+            backend_cpu_s=lambda: process_cpu_s(backend_pid),
+        )
     if as_json:
         click.echo(result.to_json())
     else:
         print_table(result_table([result]))
 
 
-def _reader(path: Path | None) -> Callable[[int, int], bytes] | None:
-    """What an image holds, read past the ring."""
-    if path is None:
+def _initial(disk: str | None, bs: int) -> Initial | None:
+    """What the disk holds at the start: zeros, an image's content as read past the ring, or whatever is found."""
+    if disk is None:
+        return lambda _block: None
+    if disk.startswith(MEMORY_PREFIX):
         return None
-    image = FileDisk(path, read_only=True)
-    return lambda offset, length: image.pread(length, offset)
+    image = FileDisk(disk, read_only=True)
+    checksums = array.array("I", (zlib.crc32(image.pread(bs, at)) for at in range(0, image.size - bs + 1, bs)))
+    image.close()
+    return checksums.__getitem__
 
 
 def _backend_counters(platform: EmulatedPlatform, frontend: Blkfront) -> dict[str, int]:

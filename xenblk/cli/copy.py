@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from xenblk.abi import DOM0, SECTOR_SIZE, Domid
-from xenblk.blkfront import Blkfront, VirtualDisk
+from xenblk.blkfront import VirtualDisk
+from xenblk.cli.guest import booted
 from xenblk.cli.options import domid_option, run_dir_option
 from xenblk.disk import MEMORY_PREFIX, open_disk
 from xenblk.emulated.control import ControlClient
@@ -53,7 +54,9 @@ def copy(
     with contextlib.ExitStack() as stack:
         if disk is not None:
             run_dir, domid = stack.enter_context(_own_host(disk, handle, read_only=not into_disk))
-        virtual_disk = stack.enter_context(_boot(run_dir, domid, handle, feature_persistent))
+        guest = booted(run_dir, domid, handle, feature_persistent=feature_persistent)
+        _platform, frontend = stack.enter_context(guest)
+        virtual_disk = VirtualDisk(frontend)
         copied = _copy_in(path, virtual_disk) if into_disk else _copy_out(virtual_disk, path)
     Console(soft_wrap=True, highlight=False).print(copied)
 
@@ -80,19 +83,6 @@ def _own_host(disk: str, handle: int, read_only: bool) -> Iterator[tuple[Path, D
         finally:
             control.close()
         yield host.run_dir, domid
-
-
-@contextlib.contextmanager
-def _boot(run_dir: Path, domid: Domid, handle: int, feature_persistent: bool) -> Iterator[VirtualDisk]:
-    platform = EmulatedPlatform(run_dir, domid)
-    try:
-        frontend = Blkfront(platform, handle, feature_persistent=feature_persistent)
-        with VirtualDisk(frontend) as disk:
-            frontend.connect()
-            yield disk
-        platform.halt()
-    finally:
-        platform.close()
 
 
 def _copy_in(path: Path, disk: VirtualDisk) -> str:

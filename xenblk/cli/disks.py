@@ -79,8 +79,8 @@ def list_disks(run_dir: Path, domid: Domid | None, as_json: bool) -> None:
             "handle": disk.handle,
             "backend_domid": disk.backend_id,
             "mode": disk.mode,
-            "frontend": disk.frontend_state.name.capitalize(),
-            "backend": disk.backend_state.name.capitalize(),
+            "frontend": disk.frontend_state.label,
+            "backend": disk.backend_state.label,
             "disk": disk.params,
         }
         for disk in found

@@ -22,17 +22,19 @@ class EventChannelStatistics:
 
 
 class EmulatedEventChannel:
-    """One end. Owns the two eventfds; `word` and `remote_word` point into memory that the platform keeps mapped."""
+    """One end. Owns the two eventfds; `word` and `remote_word` point into `words`, the memory that all ends share."""
 
     def __init__(
         self,
         port: EvtchnPort,
+        words: Any,
         word: Any,
         remote_word: Any,
         eventfds: tuple[int, int],
         on_close: Callable[[EvtchnPort], None],
     ) -> None:
         self.port = port
+        self._words = words  # a pointer does not keep what it points into
         self._word = word
         self._remote_word = remote_word
         self._fd, self._remote_fd = eventfds

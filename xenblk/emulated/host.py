@@ -5,6 +5,7 @@ A connection that ends is a process that ended.
 """
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -34,6 +35,7 @@ class HostServer:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._connections: list[_Connection] = []
+        self._sockets: set[Domid] = set()
         try:
             self._open()
         except BaseException:
@@ -93,14 +95,14 @@ class HostServer:
         """Make a domain and open its xenstore socket."""
         domid = self.hypervisor.create_domain(domid, memory_frames)
         self._xenstore.listen(str(self.run_directory.xenstore(domid)), domid)
+        self._sockets.add(domid)
         return domid
 
     def sweep_sockets(self) -> None:
         """Close the xenstore sockets of domains that are no more."""
-        alive = {d["domid"] for d in self.hypervisor.status()}
-        for path in self.run_directory.path.glob("domain-*.socket"):
-            if int(path.stem.removeprefix("domain-")) not in alive:
-                self._xenstore.unlisten(str(path))
+        for domid in self._sockets - self.hypervisor.domids():
+            self._xenstore.unlisten(str(self.run_directory.xenstore(domid)))
+            self._sockets.remove(domid)
 
     def watch_connection(self, sock: socket.socket, ready: Callable[[int], None]) -> None:
         """Call `ready` when a connection has something to say."""
@@ -154,6 +156,11 @@ class _Connection:
             return handler(self, request)
         except HostError as e:
             return {"error": e.name, "message": str(e)}, []
+        except OSError as e:
+            return {
+                "error": errno.errorcode.get(e.errno or 0, "EIO"),
+                "message": f"the host is short of something: {e}",
+            }, []
         except (KeyError, TypeError, ValueError) as e:
             return {"error": "EINVAL", "message": f"a malformed {request.get('op')} request: {e!r}"}, []
 

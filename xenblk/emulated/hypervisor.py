@@ -53,6 +53,7 @@ class Hypervisor:
         self._instances = itertools.count(1)
         self._domains: dict[Domid, Domain] = {}
         self._dying: list[Domain] = []
+        self._last_domid = 0
         self._processes: list[Process] = []
         self._prepare_store()
 
@@ -68,7 +69,7 @@ class Hypervisor:
     def create_domain(self, domid: Domid | None, memory_frames: int = MEMORY_FRAMES_DEFAULT) -> Domid:
         """Make a domain and tell xenstore; HostError EEXIST or EINVAL."""
         if domid is None:
-            domid = next(d for n in itertools.count(1) if (d := Domid(n)) not in self._domains)
+            domid = self._next_domid()
         if not DOM0 < domid < DOMID_FIRST_RESERVED:
             raise HostError("EINVAL", f"a guest's domain number is 1 to {DOMID_FIRST_RESERVED - 1}, not {domid}")
         if domid in self._domains:
@@ -80,6 +81,18 @@ class Hypervisor:
         self._domains[domid] = Domain.create(domid, next(self._instances), memory_frames)
         self._introduce(domid)
         return domid
+
+    def _next_domid(self) -> Domid:
+        """The number after the last one given, as Xen counts: a dead domain's number does not come back at once."""
+        for _ in range(DOMID_FIRST_RESERVED):
+            self._last_domid = self._last_domid % (DOMID_FIRST_RESERVED - 1) + 1
+            if self._last_domid not in self._domains:
+                return Domid(self._last_domid)
+        raise HostError("ENOSPC", f"all {DOMID_FIRST_RESERVED - 1} domain numbers are in use")
+
+    def domids(self) -> set[Domid]:
+        """The domains that exist, without those that are dying."""
+        return set(self._domains)
 
     def _introduce(self, domid: Domid) -> None:
         store, home = self.xenstored, f"/local/domain/{domid}"

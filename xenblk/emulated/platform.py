@@ -101,7 +101,7 @@ class EmulatedPlatform:
         side = answer["side"]
         own_fd, remote_fd = fds
         return EmulatedEventChannel(
-            EvtchnPort(answer["port"]), word + side, word + 1 - side, (own_fd, remote_fd), self._close_port
+            EvtchnPort(answer["port"]), self._words, word + side, word + 1 - side, (own_fd, remote_fd), self._close_port
         )
 
     def _close_port(self, port: EvtchnPort) -> None:

@@ -260,6 +260,18 @@ class Xenstore(XenstoreTransaction):
                 return result
         raise XenstoreError("EAGAIN", f"a transaction, {TRANSACTION_ATTEMPTS} times in a row")
 
+    def prune(self, path: str) -> None:
+        """Remove a node, and its parent if it was the last child; nothing happens where it is gone already."""
+
+        def remove(transaction: XenstoreTransaction) -> None:
+            parent = path.rpartition("/")[0]
+            if transaction.exists(path):
+                transaction.rm(path)
+            if transaction.exists(parent) and not transaction.directory(parent):
+                transaction.rm(parent)
+
+        self.transact(remove)
+
     def watch(self, path: str, token: str) -> None:
         """Be told of changes at `path` or below; a first event comes at once. One path per token, or UsageError."""
         if token in self._tokens:

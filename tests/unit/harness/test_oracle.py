@@ -48,10 +48,20 @@ def test_a_block_never_written_is_zeros_or_the_initial_content() -> None:
         Oracle(1, BS).check(5, memoryview(b"\0" * (BS - 1) + b"x"))
 
     disk = bytes(range(256)) * 128
-    oracle = Oracle(1, BS, lambda offset, length: disk[offset : offset + length])
+    oracle = Oracle(1, BS, lambda block: zlib.crc32(disk[block * BS : (block + 1) * BS]))
     oracle.check(5, memoryview(disk)[5 * BS : 6 * BS])
     with pytest.raises(VerifyError, match="version 0"):
         oracle.check(6, memoryview(bytes(BS)))
+
+
+def test_unknown_content_is_what_is_found_first() -> None:
+    oracle = Oracle(1, BS, lambda _block: None)
+    oracle.check(5, memoryview(b"a" * BS))
+    oracle.check(5, memoryview(b"a" * BS))
+    with pytest.raises(VerifyError, match="version 0"):
+        oracle.check(5, memoryview(b"b" * BS))
+    mine = written(oracle, 5)
+    oracle.check(5, memoryview(mine))
 
 
 @given(

@@ -69,5 +69,10 @@ def test_a_closed_backend_prepares_for_a_frontend_that_starts_over() -> None:
     assert backend_action(S.INITWAIT, S.INITIALISING) is BackendAction.IGNORE
 
 
+def test_regression_a_frontend_that_starts_over_waits_for_a_backend_that_is_closed() -> None:
+    assert frontend_action(S.INITIALISING, S.CLOSED) is FrontendAction.IGNORE
+    assert frontend_action(S.INITIALISING, S.CLOSING) is FrontendAction.CLOSE
+
+
 def test_a_connected_frontend_takes_a_second_connected_for_a_resize() -> None:
     assert frontend_action(S.CONNECTED, S.CONNECTED) is FrontendAction.RESIZE

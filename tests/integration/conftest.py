@@ -1,0 +1,218 @@
+"""A host and its processes for tests, and a frontend that says what it is told to say."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from xenblk.abi import DOM0, Domid, GrantRef
+from xenblk.blkfront import Blkfront, VirtualDisk
+from xenblk.blkfront.connection import Ring
+from xenblk.blkif import X86_64, Abi, BlkifRequest, BlkifResponse
+from xenblk.counters import Counters
+from xenblk.emulated.control import ControlClient
+from xenblk.emulated.platform import EmulatedPlatform
+from xenblk.emulated.rundir import RunDirectory
+from xenblk.grants import Page
+from xenblk.processes import Command, HostProcess
+from xenblk.toolstack import attach, backend_path, frontend_path
+from xenblk.xenbus import XenbusState, parse_state
+from xenblk.xenstore.client import Xenstore
+
+XVDA = 51712
+PATIENCE_S = 20.0
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that must come; how long it takes is not the point."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"never happened: {what}"
+        time.sleep(0.005)
+
+
+class World:
+    """A host with whatever a test adds to it; all of it is gone afterwards."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        host = stack.enter_context(HostProcess())
+        self.run_dir = host.run_dir
+        self.host_pid = host.command.pid
+        self.directory = RunDirectory(self.run_dir)
+        self.control = ControlClient(self.directory.control)
+        stack.callback(self.control.close)
+        self.store = stack.enter_context(Xenstore(str(self.directory.xenstore(DOM0))))
+        self.eventually = eventually
+
+    def backend(self, *options: str) -> Command:
+        """A backend process that is ready."""
+        backend = self._stack.enter_context(Command(["backend", "--run-dir", str(self.run_dir), *options]))
+        backend.readline()
+        return backend
+
+    def attach(self, disk: str = "memory:4M", mode: str = "w", handle: int = XVDA) -> Domid:
+        """A new domain with a disk."""
+        domid = Domid(self.control.call("create", domid=None)[0]["domid"])
+        attach(self.store, domid, handle, disk, mode)
+        return domid
+
+    def boot(self, domid: Domid) -> EmulatedPlatform:
+        """This process as the kernel of a domain; the domain ends with it."""
+        platform = EmulatedPlatform(self.run_dir, domid)
+        self._stack.callback(platform.close)
+        return platform
+
+    def frontend(self, domid: Domid, **options: object) -> Blkfront:
+        """A connected frontend in this process."""
+        frontend = Blkfront(self.boot(domid), XVDA, **options)  # type: ignore[arg-type]
+        self._stack.callback(frontend.close)
+        frontend.connect()
+        return frontend
+
+    def disk(self, domid: Domid, **options: object) -> VirtualDisk:
+        """A connected disk in this process."""
+        return VirtualDisk(self.frontend(domid, **options))
+
+    def counts(self, domid: Domid, end: str = "back", handle: int = XVDA) -> dict[str, int]:
+        """The counters of a disk."""
+        counters = Counters.open(self.directory.counters / f"vbd-0-{domid}-{handle}-0.{end}")
+        try:
+            return counters.snapshot()
+        finally:
+            counters.close()
+
+    def pins(self, domid: Domid) -> int:
+        """How many pins there are on a domain's pages, also after it died."""
+        domains = self.control.call("status")[0]["domains"]
+        return sum(domain["pins"] for domain in domains if domain["domid"] == domid)
+
+    def backend_state(self, domid: Domid, handle: int = XVDA) -> XenbusState:
+        """The state that the backend shows."""
+        return parse_state(self.store.read(f"{backend_path(DOM0, domid, handle)}/state", ""))
+
+    def error_of(self, domid: Domid, handle: int = XVDA) -> str:
+        """What the backend recorded as the reason for closing."""
+        return self.store.read(f"/local/domain/0/error/backend/vbd/{domid}/{handle}/error", "")
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A host, no backend yet."""
+    with contextlib.ExitStack() as stack:
+        yield World(stack)
+
+
+class RawFrontend:
+    """A frontend by hand: it publishes any keys, puts any bytes on its ring, and grants what it likes."""
+
+    def __init__(self, world: World, domid: Domid, abi: Abi = X86_64, page_order: int = 0) -> None:
+        self.world = world
+        self.domid = domid
+        self.abi = abi
+        self.platform = world.boot(domid)
+        self.path = frontend_path(domid, XVDA)
+        self.ring = Ring(self.platform, DOM0, abi, page_order)
+        self.keys = self.ring.keys()
+
+    def connect(self, state: XenbusState = XenbusState.INITIALISED, **keys: str | None) -> None:
+        """Publish the honest keys with changes (None leaves one out; `_` stands for `-`), then the state."""
+        changed = {**self.keys, **{key.replace("_", "-"): value for key, value in keys.items()}}
+        for key, value in changed.items():
+            if value is not None:
+                self.world.store.write(f"{self.path}/{key}", value)
+        self.switch(state)
+
+    def switch(self, state: XenbusState | str) -> None:
+        """Write the state node."""
+        self.world.store.write(f"{self.path}/state", state if isinstance(state, str) else str(int(state)))
+
+    def await_backend(self, state: XenbusState) -> None:
+        """Wait until the backend shows a state."""
+        eventually(lambda: self.world.backend_state(self.domid) is state, f"backend {state.name}")
+
+    def page(self, readonly: bool = False, domid: Domid = DOM0) -> tuple[GrantRef, Page]:
+        """A page and a reference that grants it."""
+        page, ref = self.platform.memory.allocate_page(), self.platform.grant_table.allocate()
+        self.platform.grant_table.grant_access(ref, domid, page.frame, readonly)
+        return ref, page
+
+    def ask(self, *requests: BlkifRequest | bytes) -> list[BlkifResponse]:
+        """Put requests, or the bytes of slots, on the ring and wait for as many answers."""
+        ring = self.ring.sring
+        for request in requests:
+            ring.put(request if isinstance(request, bytes) else self.abi.pack_request(request))
+        if ring.push():
+            self.ring.channel.notify()
+        answers: list[BlkifResponse] = []
+
+        def collect() -> bool:
+            while (slot := ring.consume()) is not None:
+                answers.append(self.abi.parse_response(slot))
+            return len(answers) == len(requests)
+
+        eventually(collect, f"{len(requests)} answers")
+        return answers
+
+    def crash(self) -> None:
+        """Leave without a word."""
+        self.platform.close()
+
+
+@pytest.fixture
+def raw_frontend(world: World) -> Callable[..., RawFrontend]:
+    """Makes frontends by hand."""
+    return lambda *args, **options: RawFrontend(world, *args, **options)
+
+
+class Script:
+    """A Python program of a test's own, in a process that can be killed; it prints lines."""
+
+    def __init__(self, source: str, *args: str) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", source, *args], stdout=subprocess.PIPE, text=True)
+
+    def readline(self) -> str:
+        """Its next line; fails if it ended."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the script ended with {self.process.wait()}"
+        return line.strip()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.process.pid, number)
+
+    def close(self) -> None:
+        """Kill it, if it is not gone."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def script() -> Iterator[Callable[..., Script]]:
+    """Starts programs; kills what is left of them."""
+    with contextlib.ExitStack() as stack:
+
+        def start(source: str, *args: str) -> Script:
+            started = Script(source, *args)
+            stack.callback(started.close)
+            return started
+
+        yield start
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A sparse image of 4 MiB."""
+    path = tmp_path / "disk.img"
+    path.touch()
+    os.truncate(path, 4 << 20)
+    return path

@@ -1,0 +1,150 @@
+"""Exact counts: what each mode maps, unmaps, copies and keeps, request for request."""
+
+import random
+from typing import Any
+
+import pytest
+
+from xenblk.abi import PAGE_SIZE
+from xenblk.blkfront import Blkfront, VirtualDisk
+from xenblk.blkif import BlkifOp
+
+SEGMENTS_MAX = 11
+MAPPING = ("map_ops", "map_pages", "unmap_ops", "unmap_pages")
+
+
+def burst(frontend: Blkfront, rng: random.Random, sizes_pages: list[int], in_place: bool = False) -> None:
+    """Put operations of these sizes in flight at once, and wait for all of them."""
+    sizes = [nr_pages * PAGE_SIZE for nr_pages in sizes_pages]
+    buffers = [frontend.allocate(size) if in_place else memoryview(bytearray(size)) for size in sizes]
+    waiting = set()
+    for buffer in buffers:
+        op = rng.choice([BlkifOp.READ, BlkifOp.WRITE])
+        offset = rng.randrange((frontend.size - buffer.nbytes) // 512) * 512
+        waiting.add(frontend.submit(op, offset, buffer))
+    while waiting:
+        for bio in frontend.poll():
+            assert bio.error is None
+            waiting.remove(bio)
+    if in_place:
+        for buffer in buffers:
+            frontend.free(buffer)
+
+
+def check_books(counts: dict[str, int]) -> None:
+    """What always holds between two requests."""
+    assert counts["map_pages"] == counts["unmap_pages"] + counts["persistent_current"]
+    assert counts["persistent_in_use"] == 0
+
+
+def close_and_check(world: Any, frontend: Blkfront, domid: int) -> None:
+    """After the last request: everything that was mapped is unmapped."""
+    frontend.close()
+    counts = world.counts(domid)
+    assert counts["map_pages"] == counts["unmap_pages"]
+    assert counts["persistent_current"] == 0
+    assert world.pins(domid) == 0
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["bounced", "in place"])
+def test_without_persistence_maps_equal_unmaps_equal_segments(world: Any, in_place: bool) -> None:
+    world.backend("--no-feature-persistent")
+    domid = world.attach()
+    frontend = world.frontend(domid)
+    rng, segments, requests = random.Random(1), 0, 0
+    for _ in range(40):
+        sizes = [rng.randint(1, SEGMENTS_MAX) for _ in range(rng.randint(1, 32))]
+        burst(frontend, rng, sizes, in_place)
+        segments, requests = segments + sum(sizes), requests + len(sizes)
+    counts = world.counts(domid)
+    assert (counts["map_pages"], counts["unmap_pages"]) == (segments, segments)
+    assert (counts["map_ops"], counts["unmap_ops"]) == (requests, requests)
+    assert counts["rd_req"] + counts["wr_req"] == requests
+    assert counts["rd_sect"] + counts["wr_sect"] == segments * 8
+    assert counts["persistent_hits"] == counts["persistent_misses"] == counts["copy_ops"] == 0
+    close_and_check(world, frontend, domid)
+
+
+def test_persistent_maps_the_working_set_once_and_then_nothing(world: Any) -> None:
+    world.backend()
+    domid = world.attach()
+    frontend = world.frontend(domid)
+    rng, working_set = random.Random(2), 0
+    for _ in range(30):
+        sizes = [rng.randint(1, SEGMENTS_MAX) for _ in range(rng.randint(1, 32))]
+        burst(frontend, rng, sizes)
+        working_set = max(working_set, sum(sizes))
+    cold = world.counts(domid)
+    assert cold["map_pages"] == cold["persistent_current"] == cold["persistent_peak"] == working_set
+    assert cold["unmap_pages"] == 0
+    for _ in range(10_000 // 32 + 1):
+        burst(frontend, rng, [1] * 32)
+    steady = world.counts(domid)
+    assert steady["rd_req"] + steady["wr_req"] - cold["rd_req"] - cold["wr_req"] >= 10_000
+    assert [steady[name] for name in MAPPING] == [cold[name] for name in MAPPING]
+    check_books(steady)
+    close_and_check(world, frontend, domid)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 16, 50])
+def test_bounded_never_keeps_more_and_pays_for_every_miss(world: Any, limit: int) -> None:
+    world.backend("--max-persistent-grants", str(limit))
+    domid = world.attach()
+    frontend = world.frontend(domid)
+    rng, segments = random.Random(limit), 0
+    counts = {}
+    for _ in range(60):
+        sizes = [rng.randint(1, SEGMENTS_MAX) for _ in range(rng.randint(8, 32))]
+        burst(frontend, rng, sizes)
+        segments += sum(sizes)
+        counts = world.counts(domid)
+        assert counts["persistent_current"] <= limit
+        check_books(counts)
+    assert counts["persistent_peak"] == limit
+    assert counts["persistent_hits"] + counts["persistent_misses"] == segments
+    assert counts["map_pages"] == counts["persistent_misses"]
+    assert counts["unmap_pages"] == counts["persistent_misses"] - limit
+    assert counts["persistent_overflow"] == counts["persistent_misses"] - limit
+    assert counts["persistent_purged"] == 0, "5 % of a limit below 100 is nothing"
+    close_and_check(world, frontend, domid)
+
+
+def test_copy_maps_nothing(world: Any) -> None:
+    world.backend("--grant-copy")
+    domid = world.attach()
+    disk = world.disk(domid)
+    for n in range(1, 12):
+        disk.pwrite(bytes([n]) * (n * PAGE_SIZE), 0)
+        assert disk.pread(n * PAGE_SIZE, 0) == bytes([n]) * (n * PAGE_SIZE)
+    counts = world.counts(domid)
+    assert [counts[name] for name in MAPPING] == [0, 0, 0, 0]
+    assert counts["copy_pages"] == 2 * sum(range(1, 12))
+    assert counts["copy_ops"] == 22
+    close_and_check(world, disk.frontend, domid)
+
+
+@pytest.mark.parametrize("front", [True, False])
+@pytest.mark.parametrize("back", ["--feature-persistent", "--no-feature-persistent"])
+def test_four_combinations_of_feature_persistent(world: Any, front: bool, back: str) -> None:
+    world.backend(back)
+    domid = world.attach()
+    disk: VirtualDisk = world.disk(domid, feature_persistent=front)
+    both = front and back == "--feature-persistent"
+    assert disk.frontend.persistent is both
+    for n in range(20):
+        disk.pwrite(bytes([n]) * 8192, n * 8192)
+    assert [disk.pread(8192, n * 8192)[0] for n in range(20)] == list(range(20))
+    counts = world.counts(domid)
+    assert (counts["map_pages"], counts["unmap_pages"]) == ((2, 0) if both else (80, 80))
+    close_and_check(world, disk.frontend, domid)
+
+
+def test_unused_grants_are_given_back_after_the_timeout(world: Any) -> None:
+    world.backend("--persistent-grant-unused-seconds", "0.2")
+    domid = world.attach()
+    disk = world.disk(domid)
+    disk.pwrite(bytes(11 * PAGE_SIZE), 0)
+    world.eventually(lambda: world.counts(domid)["persistent_current"] == 0, "the purge")
+    counts = world.counts(domid)
+    assert (counts["persistent_purged"], counts["unmap_pages"]) == (11, 11)
+    assert disk.pread(PAGE_SIZE, 0) == bytes(PAGE_SIZE)

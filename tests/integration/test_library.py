@@ -1,0 +1,135 @@
+"""xenblk inside a Python program: disks of any kind, errors with the right errno."""
+
+import errno
+import threading
+from pathlib import Path
+
+import pytest
+
+import xenblk
+from xenblk.errors import DiskError, HostError
+
+
+class Counting:
+    """A disk of a user's own."""
+
+    size = 64 << 10
+
+    def __init__(self) -> None:
+        self.data = bytearray(self.size)
+        self.calls: list[str] = []
+
+    def pread(self, count: int, offset: int) -> bytes:
+        self.calls.append("pread")
+        return bytes(self.data[offset : offset + count])
+
+    def pwrite(self, data: bytes, offset: int) -> None:
+        self.calls.append("pwrite")
+        self.data[offset : offset + len(data)] = data
+
+    def flush(self) -> None:
+        self.calls.append("flush")
+
+
+@pytest.fixture(scope="module")
+def host() -> object:
+    with xenblk.Host() as host:
+        yield host
+
+
+def test_a_python_object_is_a_disk(host: xenblk.Host) -> None:
+    mine = Counting()
+    with host.attach(mine) as disk:
+        assert disk.size == 64 << 10
+        assert disk.pwrite(bytearray(b"b" * 1024), 512) == 1024
+        assert disk.pread(2048, 0) == bytes(512) + b"b" * 1024 + bytes(512)
+        disk.flush()
+        buffer = bytearray(512)
+        assert disk.preadinto(buffer, 1024) == 512
+        assert buffer == b"b" * 512
+    assert mine.data[512:1536] == b"b" * 1024
+    assert mine.calls == ["pwrite", "pread", "flush", "pread"]
+
+
+def test_reads_end_at_the_end_and_writes_do_not_cross_it(host: xenblk.Host) -> None:
+    with host.attach(xenblk.MemoryDisk(4096)) as disk:
+        assert len(disk.pread(8192, 512)) == 3584
+        assert disk.pread(512, 4096) == b""
+        with pytest.raises(OSError, match="end beyond the disk") as caught:
+            disk.pwrite(bytes(1024), 3584)
+        assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(("count", "offset"), [(1, 0), (512, 1), (513, 512), (512, -512)])
+def test_alignment(host: xenblk.Host, count: int, offset: int) -> None:
+    with host.attach(xenblk.MemoryDisk(1 << 20)) as disk:
+        with pytest.raises(OSError, match="multiples of 512") as caught:
+            disk.pread(count, offset)
+        assert caught.value.errno == errno.EINVAL
+
+
+def test_a_read_only_disk(host: xenblk.Host) -> None:
+    with host.attach(xenblk.MemoryDisk(4096), mode="r") as disk:
+        assert disk.read_only
+        with pytest.raises(OSError, match="read-only") as caught:
+            disk.pwrite(bytes(512), 0)
+        assert caught.value.errno == errno.EROFS
+        disk.flush()
+
+
+def test_a_disk_that_fails_is_an_io_error(host: xenblk.Host) -> None:
+    class Broken(Counting):
+        def pread(self, count: int, offset: int) -> bytes:
+            raise OSError(errno.ENOMEDIUM, "no disk in the drive")
+
+    with host.attach(Broken()) as disk:
+        with pytest.raises(OSError, match="status -1") as caught:
+            disk.pread(512, 0)
+        assert caught.value.errno == errno.EIO
+        disk.pwrite(bytes(512), 0)
+
+
+@pytest.mark.parametrize("feature_persistent", [True, False])
+def test_large_and_many(host: xenblk.Host, tmp_path: Path, feature_persistent: bool) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(8 << 20))
+    with host.attach(str(image), "xvdb", feature_persistent=feature_persistent) as disk:
+        data = bytes(range(256)) * (3 << 12)
+        disk.pwrite(data, 1 << 20)
+        assert disk.pread(len(data), 1 << 20) == data
+        threads = [threading.Thread(target=disk.pwrite, args=(bytes([n]) * 4096, n * 4096)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [disk.pread(4096, n * 4096)[0] for n in range(8)] == list(range(8))
+    assert image.read_bytes()[1 << 20 : (1 << 20) + len(data)] == data
+
+
+def test_what_is_no_disk_is_refused(host: xenblk.Host, tmp_path: Path) -> None:
+    with pytest.raises((DiskError, HostError), match="there is no disk image"):
+        host.attach(str(tmp_path / "missing.img"))
+    with pytest.raises((DiskError, HostError), match="pread"):
+        host.attach(object())
+
+
+def test_a_closed_disk_says_so(host: xenblk.Host) -> None:
+    disk = host.attach(xenblk.MemoryDisk(4096))
+    disk.close()
+    disk.close()
+    with pytest.raises(OSError, match="closed"):
+        disk.pread(512, 0)
+
+
+def test_hosts_side_by_side() -> None:
+    with (
+        xenblk.Host() as one,
+        xenblk.Host(xenblk.BackendParameters(grant_copy=True)) as other,
+        one.attach(xenblk.MemoryDisk(4096)) as a,
+        other.attach(xenblk.MemoryDisk(4096)) as b,
+    ):
+        a.pwrite(b"a" * 512, 0)
+        b.pwrite(b"b" * 512, 0)
+        assert (a.pread(512, 0), b.pread(512, 0)) == (b"a" * 512, b"b" * 512)
+    assert not one.run_dir.exists()
+    assert not other.run_dir.exists()
