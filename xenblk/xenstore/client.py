@@ -2,7 +2,9 @@
 
 pyxs waits for an answer for as long as it takes, and its router thread takes outstanding calls with it when it dies.
 Both are mended in one place, by a router of our own that pyxs accepts: its answers have deadlines, and when its thread
-ends, for whatever reason, every outstanding call is answered with ECONNRESET.
+ends, for whatever reason, every outstanding call is answered with ECONNRESET. Its socket has the deadline, too, so that
+neither a server that reads nothing nor one that stops in the middle of a message holds anyone for longer; and it is
+closed in any case, where pyxs leaves it open when connecting or shutting down fails.
 
 Two more limits of pyxs 0.4.1 are its callers' business: a value has at least one printable ASCII character, and reading
 drops trailing NULs.
@@ -12,7 +14,9 @@ import contextlib
 import copy
 import dataclasses
 import errno
+import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -22,7 +26,7 @@ from pyxs._internal import NUL, Event, Op, Packet
 from pyxs.client import Router, RVar
 from pyxs.connection import UnixSocketConnection
 
-from xenblk.errors import PeerGoneError, UsageError, XenstoreError
+from xenblk.errors import PeerGoneError, UsageError, XenblkError, XenstoreError
 
 T = TypeVar("T")
 
@@ -40,6 +44,60 @@ class WatchEvent:
     token: str
 
 
+class _Transport:
+    """A connected socket as pyxs wants one. Raises OSError; TimeoutError is one."""
+
+    def __init__(self, path: str, deadline_s: float) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(deadline_s)
+        try:
+            self._socket.connect(path)
+        except OSError as e:
+            self._socket.close()
+            raise pyxs.ConnectionError(e.strerror or str(e)) from None
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def recv(self, nr_bytes: int) -> bytes:
+        data = bytearray()
+        while len(data) < nr_bytes:
+            piece = self._socket.recv(nr_bytes - len(data))
+            if not piece:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            data += piece
+        return bytes(data)
+
+    def shut_down(self) -> None:
+        """Wake the router's thread, which then closes."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.shut_down()
+        self._socket.close()
+
+
+class _Connection(UnixSocketConnection):  # type: ignore[misc]
+    """pyxs's connection over a socket that has a deadline and is always closed."""
+
+    def __init__(self, path: str, deadline_s: float) -> None:
+        super().__init__(path)
+        self.deadline_s = deadline_s
+
+    def create_transport(self) -> _Transport:
+        return _Transport(self.path, self.deadline_s)
+
+    def shut_down(self) -> None:
+        """Let both ends know that this is over."""
+        transport = self.transport
+        if transport is not None:
+            transport.shut_down()
+
+
 class _Answer(RVar):  # type: ignore[misc]
     """An answer to come, for at most `deadline_s`."""
 
@@ -55,8 +113,8 @@ class _Answer(RVar):  # type: ignore[misc]
 class _Router(Router):  # type: ignore[misc]
     """pyxs's router, whose end is an answer to everyone who waits."""
 
-    def __init__(self, connection: UnixSocketConnection, deadline_s: float, on_end: Callable[[], None]) -> None:
-        super().__init__(connection)
+    def __init__(self, path: str, deadline_s: float, on_end: Callable[[], None]) -> None:
+        super().__init__(_Connection(path, deadline_s))
         self.deadline_s = deadline_s
         self.on_end = on_end
         self.ended = False
@@ -73,6 +131,15 @@ class _Router(Router):  # type: ignore[misc]
             answer.set(Packet(Op.ERROR, b"ECONNRESET\0", request_id, 0))
         self.on_end()
 
+    def start(self) -> None:
+        try:
+            super().start()
+        except pyxs.ConnectionError:
+            # Without a thread nobody else closes these; with one they are closed twice, which does no harm.
+            self.r_terminator.close()
+            self.w_terminator.close()
+            raise
+
     def send(self, packet: Packet) -> _Answer:
         answer = _Answer()
         answer.deadline_s = self.deadline_s
@@ -81,8 +148,18 @@ class _Router(Router):  # type: ignore[misc]
             if self.ended:
                 raise pyxs.ConnectionError("not connected")
             self.rvars[packet.rq_id] = answer
-            self.connection.send(packet)
+            try:
+                self.connection.send(packet)
+            except pyxs.ConnectionError:
+                # Part of the message may be out: nothing more can be said on this connection.
+                self.connection.shut_down()
+                raise
         return answer
+
+    def terminate(self) -> None:
+        self.connection.shut_down()
+        if self.thread.is_alive():
+            self.thread.join()
 
 
 class XenstoreTransaction:
@@ -155,7 +232,7 @@ class Xenstore(XenstoreTransaction):
 
     def __init__(self, path: str, *, deadline_s: float = 10.0) -> None:
         self._events: queue.Queue[Any] = queue.Queue()
-        router = _Router(UnixSocketConnection(path), deadline_s, lambda: self._events.put(_LOST))
+        router = _Router(path, deadline_s, lambda: self._events.put(_LOST))
         super().__init__(pyxs.Client(router=router), path)
         try:
             self._client.connect()
@@ -196,9 +273,16 @@ class Xenstore(XenstoreTransaction):
         self.transact(remove)
 
     def watch(self, path: str, token: str) -> None:
-        """Be told of changes at `path` or below; a first event comes at once. One path per token."""
+        """Be told of changes at `path` or below; a first event comes at once. One path per token, or UsageError."""
+        if token in self._tokens:
+            raise UsageError(f"a token stands for one watch, and {token!r} is in use")
         self._tokens.add(token)
-        self._call(f"watch {path}", self._monitor.watch, path.encode(), token.encode())
+        try:
+            self._call(f"watch {path}", self._monitor.watch, path.encode(), token.encode())
+        except XenblkError:
+            self._tokens.discard(token)
+            self._monitor.client.router.monitors.pop(token.encode(), None)
+            raise
 
     def unwatch(self, path: str, token: str) -> None:
         """Stop watching; events that are on their way are dropped."""
@@ -223,8 +307,7 @@ class Xenstore(XenstoreTransaction):
         with self._lock:
             if not self._closed:
                 self._closed = True
-                with contextlib.suppress(OSError):
-                    self._client.close()
+                self._client.close()
 
     def __enter__(self) -> "Xenstore":
         return self

@@ -65,13 +65,16 @@ class Session:
         self._on_output()
 
     def send_event(self, path: str, token: bytes) -> None:
-        """Queue a watch event, unless the same one waits already or it is too long to send."""
+        """Queue a watch event, unless it is too long to send, or the same one waits and says as much.
+
+        Each @introduceDomain or @releaseDomain stands for another domain, so of those none is left out.
+        """
         payload = path.encode() + b"\0" + token + b"\0"
         if self.closed or len(payload) > PAYLOAD_BYTES_MAX:
             return
         packet = Packet(XsMsgType.WATCH_EVENT, 0, 0, payload)
         data = packet.encode()
-        if data in self._queued_events:
+        if data in self._queued_events and not path.startswith("@"):
             return
         self._queued_events.add(data)
         self._send(packet)
@@ -114,7 +117,7 @@ class Session:
         return handler(self, self._view(packet), packet)
 
     def _view(self, packet: Packet) -> View:
-        if packet.tx_id == 0 or packet.type in _WITHOUT_TRANSACTION:
+        if packet.tx_id == 0 or packet.type in _OUTSIDE_TRANSACTIONS:
             return self._core
         transaction = self._transactions.get(packet.tx_id)
         if transaction is None:
@@ -163,6 +166,8 @@ class Session:
     def _watched_path(self, text: bytes) -> tuple[str, int]:
         path = _text(text)
         if path.startswith("@"):
+            # Any such name may be watched; where its characters are those of a path, it need not mean anything.
+            canonical_path(f"/{path}", self.caller.domid)
             return path, 0
         canonical = self._path(text)
         return canonical, 0 if path.startswith("/") else len(canonical) - len(path)
@@ -259,9 +264,4 @@ _HANDLERS: Final[dict[int, _Handler]] = {
 
 _PRIVILEGED: Final = (XsMsgType.IS_DOMAIN_INTRODUCED,)
 
-_WITHOUT_TRANSACTION: Final = (
-    XsMsgType.WATCH,
-    XsMsgType.UNWATCH,
-    XsMsgType.TRANSACTION_START,
-    XsMsgType.TRANSACTION_END,
-)
+_OUTSIDE_TRANSACTIONS: Final = (XsMsgType.WATCH, XsMsgType.UNWATCH)

@@ -12,7 +12,7 @@ Source: docs/misc/xenstore.txt; behaviour of xenstored 4.17.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from xenblk.abi import DOM0, Domid
@@ -57,8 +57,8 @@ class View(Protocol):
     def drop(self, path: str) -> None:
         """Remove a node."""
 
-    def changed(self, path: str, before: Node | None, removed: Sequence[tuple[str, Node]] = ()) -> None:
-        """An operation changed `path`; `removed` are nodes below it that went with it, children first."""
+    def changed(self, path: str, before: Node | None, *, exact: bool = False) -> None:
+        """An operation changed `path`; `exact` if it went with the subtree it was in, which has a change of its own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,18 +75,19 @@ class Caller:
 
     def may(self, right: str, node: Node) -> bool:
         """Whether the node's permissions give this caller `r` or `w`."""
-        owner = node.perms[0]
-        if self.privileged or (owner.domid == self.domid and owner.birth == self.birth):
+        if self.owns(node):
             return True
         for perm in node.perms[1:]:
-            if perm.domid == self.domid and perm.birth == self.birth:
+            if self._is(perm):
                 return perm.letter in (right, "b")
-        return owner.letter in (right, "b")
+        return node.perms[0].letter in (right, "b")
 
     def owns(self, node: Node) -> bool:
         """Whether the caller may change the node's permissions."""
-        owner = node.perms[0]
-        return self.privileged or (owner.domid == self.domid and owner.birth == self.birth)
+        return self.privileged or self._is(node.perms[0])
+
+    def _is(self, perm: Perm) -> bool:
+        return perm.birth != 0 and (perm.domid, perm.birth) == (self.domid, self.birth)
 
 
 def refuse(name: str, what: str) -> XenstoreError:
@@ -95,8 +96,8 @@ def refuse(name: str, what: str) -> XenstoreError:
 
 
 def canonical_path(text: str, domid: Domid) -> str:
-    """An absolute path of what a domain wrote; EINVAL for what is none."""
-    path = text if text.startswith("/") else f"/local/domain/{domid}/{text}"
+    """An absolute path of what a domain wrote; EINVAL for what is none. Names with an @ in front are no nodes."""
+    path = text if text.startswith(("/", "@")) else f"/local/domain/{domid}/{text}"
     if len(path) > PATH_CHARS_MAX or not _PATH.fullmatch(path):
         raise refuse("EINVAL", f"path {text[:80]!r}")
     return path
@@ -129,15 +130,15 @@ class Operations:
     def _existing(self, view: View, caller: Caller, path: str, right: str) -> Node:
         node = view.get(path)
         if node is None:
-            raise self._missing(view, caller, path)
+            raise self._missing(view, caller, path, right)
         if not caller.may(right, node):
             raise refuse("EACCES", path)
         return node
 
-    def _missing(self, view: View, caller: Caller, path: str) -> XenstoreError:
-        """ENOENT, but EACCES where the caller may not know what exists: the nearest ancestor decides."""
+    def _missing(self, view: View, caller: Caller, path: str, right: str) -> XenstoreError:
+        """ENOENT, but EACCES where the caller has not that right on the nearest ancestor: it learns nothing there."""
         _, ancestor = self._nearest(view, path)
-        return refuse("ENOENT" if caller.may("r", ancestor) else "EACCES", path)
+        return refuse("ENOENT" if caller.may(right, ancestor) else "EACCES", path)
 
     def _nearest(self, view: View, path: str) -> tuple[str, Node]:
         while (node := view.get(parent_of(path))) is None:
@@ -207,10 +208,8 @@ class Operations:
         node = view.get(path)
         parent = view.get(parent_of(path))
         if node is None:
-            if parent is None:
-                raise self._missing(view, caller, path)
-            if not caller.may("r", parent):
-                raise refuse("EACCES", path)
+            if parent is None or not caller.may("w", parent):
+                raise self._missing(view, caller, path, "w")
             return
         if not caller.may("w", node):
             raise refuse("EACCES", path)
@@ -218,31 +217,38 @@ class Operations:
         removed = list(self.below(view, path, node))
         name = path.rpartition("/")[2]
         self._replace(view, parent_of(path), parent, children=tuple(c for c in parent.children if c != name))
-        for at, _ in (*removed, (path, node)):
+        for at, gone in removed:
+            view.changed(at, gone, exact=True)
             view.drop(at)
-        view.changed(path, node, removed)
+        view.changed(path, node)
+        view.drop(path)
 
     def below(self, view: View, path: str, node: Node) -> Iterator[tuple[str, Node]]:
         """All nodes below one, children before parents, without recursion: trees may be a thousand levels deep."""
-        found, todo = [], [(path, node)]
-        while todo:
-            at, current = todo.pop()
-            prefix = "" if at == "/" else at
-            for name in current.children:
-                child = view.get(f"{prefix}/{name}")
+        inside = [(path, node, iter(node.children))]
+        while inside:
+            at, current, names = inside[-1]
+            name = next(names, None)
+            if name is not None:
+                child_path = f"/{name}" if at == "/" else f"{at}/{name}"
+                child = view.get(child_path)
                 assert child is not None, "a name in a directory is a node"
-                found.append((f"{prefix}/{name}", child))
-                todo.append((f"{prefix}/{name}", child))
-        return reversed(found)
+                inside.append((child_path, child, iter(child.children)))
+            else:
+                inside.pop()
+                if inside:
+                    yield at, current
 
     def set_perms(self, view: View, caller: Caller, path: str, perms: tuple[Perm, ...]) -> None:
-        """Set a node's permissions; only domain 0 may give it to another owner."""
+        """Set a node's permissions; only domain 0 may give it to another owner, and only to one that exists."""
         node = view.get(path)
         if node is None:
-            raise self._missing(view, caller, path)
+            raise self._missing(view, caller, path, "w")
         if not caller.owns(node):
             raise refuse("EACCES", path)
         if not caller.privileged and perms[0].domid != caller.domid:
             raise refuse("EPERM", path)
+        if perms[0].birth == 0:
+            raise refuse("ENOENT", f"the owner {perms[0].domid} of {path}")
         self._replace(view, path, node, perms=perms)
         view.changed(path, node)

@@ -19,10 +19,8 @@ outside:
     T finds C missing, O makes its sibling     T looked at the parent                  EAGAIN
 
 Events are sent at commit only, once per node that changed, in the order of first look; a node that was made and removed
-inside sends none.
+inside sends none. A node that went with the subtree it was in concerns its own watches only, as outside a transaction.
 """
-
-from collections.abc import Sequence
 
 from xenblk.xenstore.store import Node, View
 
@@ -34,7 +32,7 @@ class Transaction:
         self._live = live
         self._seen: dict[str, Node | None] = {}
         self._made: dict[str, Node | None] = {}
-        self._announced: dict[str, None] = {}
+        self._exact: dict[str, bool] = {}
 
     def get(self, path: str) -> Node | None:
         """See View."""
@@ -54,11 +52,9 @@ class Transaction:
         self.get(path)
         self._made[path] = None
 
-    def changed(self, path: str, before: Node | None, removed: Sequence[tuple[str, Node]] = ()) -> None:
-        """See View; events wait for the commit."""
-        for at, _ in removed:
-            self._announced[at] = None
-        self._announced[path] = None
+    def changed(self, path: str, before: Node | None, *, exact: bool = False) -> None:
+        """See View; events wait for the commit, and the last change of a node says whom they concern."""
+        self._exact[path] = exact
 
     def conflicts(self) -> bool:
         """Whether anything that was looked at has changed."""
@@ -75,15 +71,14 @@ class Transaction:
             else:
                 self._live.put(path, node)
         for path in self._seen:
-            if path in self._announced:
+            if path in self._exact:
                 self._announce(path)
         return True
 
     def _announce(self, path: str) -> None:
         before, after = self._seen[path], self._made.get(path)
-        if before is None and after is None:
-            return
-        self._live.changed(path, before)
+        if before is not None or after is not None:
+            self._live.changed(path, before, exact=self._exact[path])
 
 
 def _version(node: Node | None) -> int:

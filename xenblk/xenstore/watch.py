@@ -71,16 +71,16 @@ class WatchTable:
         self,
         path: str,
         nodes: Sequence[Node | None],
-        removed: Sequence[tuple[str, Node]] = (),
+        *,
+        exact: bool = False,
     ) -> None:
-        """Tell those concerned of a change. `nodes` are the node before and after, and its parent: a guest is told if
-        it may read any of them."""
-        for at, node in removed:
-            for watch in self._watches:
-                if watch.path == at and watch.listener.caller.may("r", node):
-                    watch.fire(at)
+        """Tell those concerned of a change; `exact` if these are the watches on the very node only.
+
+        `nodes` are the node before and after, and its parent: a guest is told if it may read any of them.
+        """
         for watch in self._watches:
-            if _covers(watch.path, path) and _may_know(watch.listener.caller, nodes):
+            concerned = watch.path == path if exact else _covers(watch.path, path)
+            if concerned and _may_know(watch.listener.caller, nodes):
                 watch.fire(path)
 
     def special(self, name: str) -> None:

@@ -54,13 +54,18 @@ class Xenstored:
         return domid in self._births or domid == DOMID_SELF
 
     def introduce(self, domid: Domid) -> None:
-        """A domain was made."""
+        """A domain was made; nothing happens if it is known already."""
         if domid not in self._births:
             self._births[domid] = next(self._next_birth)
             self.watches.special("@introduceDomain")
 
     def release(self, domid: Domid) -> None:
-        """A domain is no more: its sessions end, its nodes go, its permissions are void, whoever watches is told."""
+        """A domain is no more: its sessions end, its nodes go, its permissions are void, whoever watches is told.
+
+        XenstoreError EINVAL for domain 0, ENOENT for one that is not known.
+        """
+        if domid == DOM0 or domid not in self._births:
+            raise XenstoreError("EINVAL" if domid == DOM0 else "ENOENT", f"release {domid}")
         birth = self._births.pop(domid)
         for session in [s for s in self._sessions if s.caller.domid == domid]:
             session.close()
@@ -88,9 +93,9 @@ class Xenstored:
         """See View."""
         del self._nodes[path]
 
-    def changed(self, path: str, before: Node | None, removed: Sequence[tuple[str, Node]] = ()) -> None:
+    def changed(self, path: str, before: Node | None, *, exact: bool = False) -> None:
         """See View."""
-        self.watches.changed(path, (before, self.get(path), self.get(parent_of(path))), removed)
+        self.watches.changed(path, (before, self.get(path), self.get(parent_of(path))), exact=exact)
 
     # As domain 0
 

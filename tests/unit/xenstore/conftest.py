@@ -1,0 +1,124 @@
+"""A client of the store without a socket: requests in, what came back in order."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from xenblk.abi import Domid
+from xenblk.xenstore.wire import Packet, PacketParser, XsMsgType
+from xenblk.xenstore.xenstored import Xenstored
+
+
+class Talker:
+    """A session of domain `domid`. Each operation gives the reply's payload as bytes, or the name of an error as str;
+    `log` keeps replies' types and events' (path, token) in the order in which they came."""
+
+    def __init__(self, core: Xenstored, domid: int) -> None:
+        self.session = core.connect(Domid(domid), lambda: None)
+        self.log: list[XsMsgType | tuple[str, str]] = []
+        self._parser = PacketParser()
+        self._req_ids = itertools.count(1000)
+
+    def take(self) -> list[Packet]:
+        """All that the session has to send."""
+        data = bytearray()
+        while piece := self.session.output:
+            self.session.consume(len(piece))
+            data += piece
+        packets = list(self._parser.feed(bytes(data)))
+        for packet in packets:
+            if packet.type == XsMsgType.WATCH_EVENT:
+                assert (packet.req_id, packet.tx_id) == (0, 0)
+                path, token, end = packet.payload.split(b"\0")
+                assert end == b""
+                self.log.append((path.decode(), token.decode()))
+            else:
+                self.log.append(XsMsgType(packet.type))
+        return packets
+
+    def events(self) -> list[tuple[str, str]]:
+        """Events since the last call."""
+        self.take()
+        found = [entry for entry in self.log if isinstance(entry, tuple)]
+        self.log.clear()
+        return found
+
+    def ask(self, kind: int, payload: bytes, tx: int = 0) -> bytes | str:
+        """One request, one reply; the reply belongs to it."""
+        request = Packet(kind, next(self._req_ids), tx, payload)
+        self.session.feed(request.encode())
+        (reply,) = [packet for packet in self.take() if packet.type != XsMsgType.WATCH_EVENT]
+        assert (reply.req_id, reply.tx_id) == (request.req_id, tx)
+        if reply.type == XsMsgType.ERROR:
+            assert reply.payload.endswith(b"\0")
+            return reply.payload[:-1].decode()
+        assert reply.type == kind
+        return reply.payload
+
+    def read(self, path: str, tx: int = 0) -> bytes | str:
+        return self.ask(XsMsgType.READ, f"{path}\0".encode(), tx)
+
+    def write(self, path: str, value: bytes = b"", tx: int = 0) -> bytes | str:
+        return self.ask(XsMsgType.WRITE, f"{path}\0".encode() + value, tx)
+
+    def mkdir(self, path: str, tx: int = 0) -> bytes | str:
+        return self.ask(XsMsgType.MKDIR, f"{path}\0".encode(), tx)
+
+    def rm(self, path: str, tx: int = 0) -> bytes | str:
+        return self.ask(XsMsgType.RM, f"{path}\0".encode(), tx)
+
+    def ls(self, path: str, tx: int = 0) -> list[str] | str:
+        answer = self.ask(XsMsgType.DIRECTORY, f"{path}\0".encode(), tx)
+        return answer if isinstance(answer, str) else answer.decode().split("\0")[:-1]
+
+    def perms(self, path: str, tx: int = 0) -> str:
+        answer = self.ask(XsMsgType.GET_PERMS, f"{path}\0".encode(), tx)
+        return answer if isinstance(answer, str) else answer.decode().replace("\0", " ").strip()
+
+    def chmod(self, path: str, perms: str, tx: int = 0) -> bytes | str:
+        texts = "".join(f"{perm}\0" for perm in perms.split())
+        return self.ask(XsMsgType.SET_PERMS, f"{path}\0{texts}".encode(), tx)
+
+    def watch(self, path: str, token: str) -> bytes | str:
+        return self.ask(XsMsgType.WATCH, f"{path}\0{token}\0".encode())
+
+    def unwatch(self, path: str, token: str) -> bytes | str:
+        return self.ask(XsMsgType.UNWATCH, f"{path}\0{token}\0".encode())
+
+    def start(self) -> int:
+        answer = self.ask(XsMsgType.TRANSACTION_START, b"\0")
+        assert isinstance(answer, bytes), answer
+        assert answer.endswith(b"\0")
+        return int(answer[:-1])
+
+    def end(self, tx: int, how: bytes = b"T\0") -> bytes | str:
+        return self.ask(XsMsgType.TRANSACTION_END, how, tx)
+
+
+@pytest.fixture
+def core() -> Xenstored:
+    """A fresh store that knows domains 5 and 7."""
+    core = Xenstored()
+    for domid in (5, 7):
+        core.introduce(Domid(domid))
+    return core
+
+
+@pytest.fixture
+def talk(core: Xenstored) -> Callable[[int], Talker]:
+    """Makes a session of a domain."""
+    return lambda domid: Talker(core, domid)
+
+
+@pytest.fixture
+def dom0(core: Xenstored) -> Talker:
+    return Talker(core, 0)
+
+
+@pytest.fixture
+def guest(core: Xenstored) -> Talker:
+    """Domain 5; its home /local/domain/5 is its own."""
+    core.mkdir("/local/domain/5")
+    core.set_perms("/local/domain/5", ["n5"])
+    return Talker(core, 5)
