@@ -213,7 +213,9 @@ class Operations:
             return
         if not caller.may("w", node):
             raise refuse("EACCES", path)
-        assert parent is not None, "a node has a parent"
+        if parent is None:
+            # In a transaction, the node was looked at before somebody removed its parent: this cannot be committed.
+            raise refuse("ENOENT", path)
         removed = list(self.below(view, path, node))
         name = path.rpartition("/")[2]
         self._replace(view, parent_of(path), parent, children=tuple(c for c in parent.children if c != name))
@@ -232,8 +234,8 @@ class Operations:
             if name is not None:
                 child_path = f"/{name}" if at == "/" else f"{at}/{name}"
                 child = view.get(child_path)
-                assert child is not None, "a name in a directory is a node"
-                inside.append((child_path, child, iter(child.children)))
+                if child is not None:  # else a transaction looked at the directory before somebody removed the child
+                    inside.append((child_path, child, iter(child.children)))
             else:
                 inside.pop()
                 if inside:
