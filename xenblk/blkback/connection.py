@@ -32,11 +32,12 @@ class Connection:
         with contextlib.ExitStack() as undo:
             domain = platform.foreign_domain(frontend)
             undo.callback(platform.release_domain, domain)
+            # Bound first, so closed last: a frontend that finds its channel unbound may know that nothing is mapped.
+            channel = platform.bind_interdomain(frontend, keys.event_channel)
+            undo.callback(channel.close)
             region = platform.mapper.map_region(domain, keys.ring_refs)
             undo.callback(region.unmap)
             ring = BackRing(region.view, keys.abi.entry_size)
-            channel = platform.bind_interdomain(frontend, keys.event_channel)
-            undo.callback(channel.close)
             counters = platform.counters(f"{name}.back")
             undo.callback(counters.close)
             access: DataAccess

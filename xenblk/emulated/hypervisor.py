@@ -177,12 +177,12 @@ class Hypervisor:
     def leave(self, process: Process) -> None:
         """A process ended. A domain that loses its kernel without a halt is destroyed, as a crashed guest is."""
         self._processes.remove(process)
-        self._channels.close_all(process)
         for counters in process.counters.values():
             counters.close_books()
             counters.close()
         self._release_grants(process)
         process.maptrack.close()
+        self._channels.close_all(process)  # after the grants: a peer takes an unbound channel for "nothing is mapped"
         domain = self._domains.get(process.domid)
         if domain is not None and domain.kernel is process:
             self.destroy_domain(process.domid)
