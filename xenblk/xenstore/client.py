@@ -91,6 +91,17 @@ class _Connection(UnixSocketConnection):  # type: ignore[misc]
     def create_transport(self) -> _Transport:
         return _Transport(self.path, self.deadline_s)
 
+    def send(self, packet: Packet) -> None:
+        # The router's thread may close the transport meanwhile, and it alone does: a socket that is closed in here
+        # could be another one by the time that thread waits for it.
+        transport = self.transport
+        if transport is None:
+            raise pyxs.ConnectionError("not connected")
+        try:
+            transport.send(Packet._struct.pack(*packet[:4]) + packet.payload)
+        except OSError as e:
+            raise pyxs.ConnectionError(e.strerror or str(e)) from None
+
     def shut_down(self) -> None:
         """Let both ends know that this is over."""
         transport = self.transport
