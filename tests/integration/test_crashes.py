@@ -36,7 +36,10 @@ while True:
     if round < 3:
         print("submitted", flush=True)
     while left:
-        left -= len(frontend.poll())
+        done = frontend.poll()
+        if not done:
+            sys.exit("the disk is lost")
+        left -= len(done)
 """
 
 
