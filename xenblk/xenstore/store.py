@@ -49,7 +49,11 @@ class View(Protocol):
     """Nodes by path, as one caller sees them."""
 
     def get(self, path: str) -> Node | None:
-        """The node, None if there is none."""
+        """The node, None if there is none.
+
+        A transaction sees each node as it was when it first looked. Where others change the tree meanwhile, it may see
+        a node without its parent, or a directory without a child that it names; then it cannot be committed any more.
+        """
 
     def put(self, path: str, node: Node) -> None:
         """Make or replace a node."""
@@ -213,12 +217,11 @@ class Operations:
             return
         if not caller.may("w", node):
             raise refuse("EACCES", path)
-        if parent is None:
-            # In a transaction, the node was looked at before somebody removed its parent: this cannot be committed.
-            raise refuse("ENOENT", path)
         removed = list(self.below(view, path, node))
-        name = path.rpartition("/")[2]
-        self._replace(view, parent_of(path), parent, children=tuple(c for c in parent.children if c != name))
+        # Without a parent this is a transaction that is bound to fail; see View.get.
+        if parent is not None:
+            name = path.rpartition("/")[2]
+            self._replace(view, parent_of(path), parent, children=tuple(c for c in parent.children if c != name))
         for at, gone in removed:
             view.changed(at, gone, exact=True)
             view.drop(at)
@@ -234,7 +237,8 @@ class Operations:
             if name is not None:
                 child_path = f"/{name}" if at == "/" else f"{at}/{name}"
                 child = view.get(child_path)
-                if child is not None:  # else a transaction looked at the directory before somebody removed the child
+                # A name without a node is one in a transaction that is bound to fail; see View.get.
+                if child is not None:
                     inside.append((child_path, child, iter(child.children)))
             else:
                 inside.pop()

@@ -16,7 +16,9 @@ from xenblk.xenstore.xenstored import Xenstored
 OK = b"OK\0"
 OPERATIONS = {name: XsMsgType[name] for name in ("READ", "DIRECTORY", "WRITE", "MKDIR", "RM")}
 
-paths = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map(lambda names: "/" + "/".join(names))
+# Few paths, so that the clients get into each other's way.
+paths = st.sampled_from(["/a", "/a/b", "/a/b/c", "/a/d", "/e"])
+names = st.sampled_from([*OPERATIONS])
 values = st.sampled_from([b"", b"1", b"2\0"])
 sessions = st.integers(0, 1)
 
@@ -76,6 +78,9 @@ class Store(RuleBasedStateMachine):
         self.sessions = [self.core.connect(DOM0, lambda: None) for _ in range(2)]
         self.watcher = self.core.connect(DOM0, lambda: None)
         self.watcher.feed(Packet(XsMsgType.WATCH, 1, 0, b"/\0t\0").encode())
+        for path in ("/a/b/c", "/a/d"):
+            self.core.write(path, b"")
+            self.model.do("WRITE", path, b"")
         self._take(self.watcher)
 
     def _take(self, session: Session) -> list[Packet]:
@@ -98,7 +103,7 @@ class Store(RuleBasedStateMachine):
         payload = path.encode() + b"\0" + (value if name == "WRITE" else b"")
         return self._ask(session, OPERATIONS[name], tx, payload)
 
-    @rule(session=sessions, name=st.sampled_from([*OPERATIONS]), path=paths | st.just("/"), value=values)
+    @rule(session=sessions, name=names, path=paths | st.just("/"), value=values)
     def outside(self, session: int, name: str, path: str, value: bytes) -> None:
         answer = self._operate(session, 0, name, path, value)
         if (name, path) == ("RM", "/"):
@@ -115,19 +120,33 @@ class Store(RuleBasedStateMachine):
         assert isinstance(answer, bytes)
         return Running(session, int(answer[:-1]), self.changes)
 
-    @rule(running=transactions, name=st.sampled_from([*OPERATIONS]), path=paths, value=values)
-    def inside(self, running: Running, name: str, path: str, value: bytes) -> None:
-        answer = self._operate(running.session, running.tx, name, path, value)
-        running.done.append((name, path, value, answer))
+    @rule(running=transactions, operations=st.lists(st.tuples(names, paths, values), min_size=1, max_size=4))
+    def inside(self, running: Running, operations: list[tuple[str, str, bytes]]) -> None:
+        for name, path, value in operations:
+            answer = self._operate(running.session, running.tx, name, path, value)
+            running.done.append((name, path, value, answer))
         assert self._events() == []
 
-    @rule(running=consumes(transactions))
-    def abort(self, running: Running) -> None:
+    @rule(running=consumes(transactions), committed=st.booleans())
+    def end(self, running: Running, committed: bool) -> None:
+        if committed:
+            self._commit(running)
+            return
         assert self._ask(running.session, XsMsgType.TRANSACTION_END, running.tx, b"F\0") == OK
         assert self._events() == []
 
-    @rule(running=consumes(transactions))
-    def commit(self, running: Running) -> None:
+    @rule(session=sessions, steps=st.lists(st.tuples(st.booleans(), names, paths, values), min_size=3, max_size=8))
+    def race(self, session: int, steps: list[tuple[bool, str, str, bytes]]) -> None:
+        """A whole transaction, its steps mixed with those of the other client."""
+        running = self.start(session)
+        for is_inside, name, path, value in steps:
+            if is_inside:
+                self.inside(running, [(name, path, value)])
+            else:
+                self.outside(1 - session, name, path, value)
+        self.end(running, True)
+
+    def _commit(self, running: Running) -> None:
         answer = self._ask(running.session, XsMsgType.TRANSACTION_END, running.tx, b"T\0")
         events = self._events()
         if answer == "EAGAIN":

@@ -163,6 +163,17 @@ def test_a_node_stays_as_it_was_first_seen(tree: Any) -> None:
     assert tree.end(tx) == "EAGAIN"
 
 
+def test_a_tree_that_was_seen_in_pieces(tree: Any) -> None:
+    """A node whose parent went before it was looked at, a name whose node did: no commit, and nobody is harmed."""
+    orphan, nameless = tree.start(), tree.start()
+    tree.read("/d/a", orphan)
+    tree.ls("/d", nameless)
+    tree.rm("/d")
+    assert tree.rm("/d/a", orphan) == tree.rm("/d", nameless) == OK
+    assert tree.end(orphan) == tree.end(nameless) == "EAGAIN"
+    assert tree.ls("/") == ["tool"]
+
+
 def test_abort(tree: Any, talk: Any) -> None:
     watcher = talk(0)
     watcher.watch("/", "t")
