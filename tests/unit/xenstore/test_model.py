@@ -163,10 +163,14 @@ class Store(RuleBasedStateMachine):
         self.changes += len(told)
 
     def _explain(self, before: dict[str, bytes], events: list[str], told: set[str]) -> None:
-        """Each event is of a change, and each difference is told, at least by one above or, for parents, below it."""
+        """Each event is of a change, and each difference is told, at least by one above or, for parents, below it.
+
+        What was made and removed inside is not told, as by the C daemon, and neither are the parents made for it.
+        """
         assert len(events) == len(set(events))
         assert set(events) <= told
         after = self.model.nodes
+        events = [*events, *(at for at in told if at not in before and at not in after)]
         for path in {at for at in {*before, *after} if before.get(at) != after.get(at)}:
             assert any(f"{path}/".startswith(f"{at}/") or at.startswith(f"{path}/") for at in events), path
 
