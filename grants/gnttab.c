@@ -46,6 +46,21 @@ int xb_gnttab_end_access(struct xb_grant_entry *entry)
 
 /* The hypervisor's side: everything below runs with the active entry locked, unless it says otherwise. */
 
+static uint64_t track_grant(const struct xb_grantor *grantor, uint32_t ref)
+{
+    return (uint64_t)grantor->instance << 32 | ref;
+}
+
+static uint32_t track_ref(const struct xb_maptrack_entry *track)
+{
+    return (uint32_t)track->grant;
+}
+
+static uint32_t track_instance(const struct xb_maptrack_entry *track)
+{
+    return (uint32_t)(track->grant >> 32);
+}
+
 /* Takes and releases the lock. On success `track` is in use and busy, and `frame` is what may be touched. */
 static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t ref, uint32_t flags,
                struct xb_maptrack_entry *track, uint32_t *frame)
@@ -63,8 +78,7 @@ static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t re
     else
         status = first_pin(grantor, ref, mapper->domid, !(flags & GNTMAP_readonly));
     if (status == GNTST_okay) {
-        __atomic_store_n(&track->ref, ref, __ATOMIC_RELAXED);
-        __atomic_store_n(&track->instance, grantor->instance, __ATOMIC_RELAXED);
+        __atomic_store_n(&track->grant, track_grant(grantor, ref), __ATOMIC_RELAXED);
         /* Release: whoever sees the entry in use, in track_is_for's load, sees what for. */
         __atomic_store_n(&track->flags, flags | TRACK_BUSY, __ATOMIC_RELEASE);
         ++*pins_of(active, flags);
@@ -76,20 +90,20 @@ static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t re
 
 static void unpin_locked(struct xb_grantor *grantor, struct xb_maptrack_entry *track)
 {
-    struct xb_active_entry *active = &grantor->active[track->ref];
+    struct xb_active_entry *active = &grantor->active[track_ref(track)];
     /* Atomic: others may be finding out in set_busy that the entry is not theirs. */
     uint8_t *pins = pins_of(active, __atomic_load_n(&track->flags, __ATOMIC_RELAXED));
 
     XB_ASSERT(*pins > 0);
     --*pins;
-    clear_mapped(&grantor->shared[track->ref], active);
+    clear_mapped(&grantor->shared[track_ref(track)], active);
     __atomic_store_n(&track->flags, 0, __ATOMIC_RELEASE);
 }
 
 /* Takes and releases the lock. `track` is busy, and ours. */
 static int unpin(struct xb_grantor *grantor, struct xb_maptrack_entry *track, uint32_t owner)
 {
-    uint32_t *lock = &grantor->active[track->ref].lock;
+    uint32_t *lock = &grantor->active[track_ref(track)].lock;
 
     if (!lock_take(lock, owner))
         return GNTST_general_error;
@@ -167,7 +181,7 @@ static int set_busy(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32
     if (!flags || (flags & TRACK_BUSY) || !__atomic_compare_exchange_n(&track->flags, &flags, flags | TRACK_BUSY, 0,
                                                                        __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
         return GNTST_bad_handle;
-    if (track->instance == grantor->instance)
+    if (track_instance(track) == grantor->instance)
         return GNTST_okay;
     set_idle(track);
     return GNTST_bad_handle;
@@ -286,15 +300,15 @@ void xb_gnttab_copy(struct xb_mapper *mapper, struct xb_grantor *grantor, struct
 
 /* Host's side */
 
-/* What a dead or living process wrote into its maptrack is looked at once, and used only within the table's bounds. */
+/* What a dead or living process wrote into its maptrack is looked at once, and used only within the table's bounds.
+ * Of a living one it is true only for a reference that is locked: no entry can begin or cease to be for that one. */
 static uint32_t track_is_for(struct xb_maptrack_entry *track, const struct xb_grantor *grantor, uint32_t *ref)
 {
     uint32_t flags = __atomic_load_n(&track->flags, __ATOMIC_ACQUIRE); /* partner: the release in pin */
+    uint64_t grant = __atomic_load_n(&track->grant, __ATOMIC_RELAXED);
 
-    *ref = __atomic_load_n(&track->ref, __ATOMIC_RELAXED);
-    if (__atomic_load_n(&track->instance, __ATOMIC_RELAXED) != grantor->instance || *ref >= grantor->nr_entries)
-        return 0;
-    return flags;
+    *ref = (uint32_t)grant;
+    return grant >> 32 == grantor->instance && *ref < grantor->nr_entries ? flags : 0;
 }
 
 static uint32_t forget_ref(struct xb_grantor *grantor, struct xb_maptrack_entry *dead, uint32_t nr_track, uint32_t ref)

@@ -54,9 +54,10 @@ struct xb_active_entry {
 /* In use while `flags` is not 0. */
 struct xb_maptrack_entry {
     uint32_t flags; /* GNTMAP_*, with GNTMAP_host_map always set while in use; bit 31 while a call works on it */
-    uint32_t ref;
-    uint32_t instance; /* number of the granting domain's memory, never used twice */
     uint32_t reserved;
+    /* The reference, and above it in the upper 32 bits the instance: the number of the granting domain's memory, never
+     * used twice. One word, because the host reads it while its process goes on to use the entry for something else. */
+    uint64_t grant;
 };
 
 /* GNTTABOP_map_grant_ref, 32 bytes. */

@@ -36,7 +36,11 @@ class _Ring:
     """What both ends have in common: the page, the private half, a buffer for private copies."""
 
     def __init__(self, struct_name: str, page: memoryview, entry_size: int) -> None:
-        self._shared = ffi.from_buffer("uint8_t[]", page, require_writable=True)
+        # The address is taken once and a view of our own keeps the memory: a from_buffer that lives on in a reference
+        # cycle with its memoryview crashes Python 3.11's garbage collector.
+        self._page = page[:]
+        with ffi.from_buffer(page, require_writable=True) as buffer:
+            self._shared = ffi.cast("uint8_t *", buffer)
         if int(ffi.cast("uintptr_t", self._shared)) % PAGE_SIZE:
             raise UsageError(f"a ring starts at a multiple of {PAGE_SIZE} bytes in memory, this one does not")
         self.max_ents: Final = ring_entries(ring_order(page.nbytes), entry_size)

@@ -45,7 +45,7 @@ class Counters:
     persistent_misses: int
     """Segments whose grant was not, while persistent grants were negotiated."""
     persistent_overflow: int
-    """Grants not kept because the limit was reached, or because they were kept already and in use."""
+    """Grants not kept because the limit was reached."""
     persistent_purged: int
     """Kept grants unmapped to make room or because of their age."""
     persistent_current: int

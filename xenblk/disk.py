@@ -5,6 +5,7 @@ A disk written in Python has `pread(count, offset)`, which returns `count` bytes
 and write a guest's pages in place. Errors of I/O are OSError; a disk that cannot be used at all is a DiskError.
 """
 
+import abc
 import errno
 import logging
 import mmap
@@ -73,7 +74,7 @@ def _require_sectors(name: str, size: int) -> None:
         )
 
 
-class _SizedDisk:
+class _SizedDisk(abc.ABC):
     """A disk of fixed size: keeps requests within it, and offers the calls of a disk written in Python."""
 
     def __init__(self, name: str, size: int, read_only: bool) -> None:
@@ -108,11 +109,11 @@ class _SizedDisk:
         if not 0 <= offset <= self.size - count:
             raise OSError(errno.EINVAL, f"{self.name} has {self.size} bytes, not {count} from {offset}")
 
-    def _preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _preadv(self, buffers: Sequence[memoryview], offset: int) -> None: ...
 
-    def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None: ...
 
 
 def _total(buffers: Sequence[memoryview]) -> int:

@@ -203,8 +203,9 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(tmp_path: Path, seed: 
     time.sleep(0.2 + rng.random() * 3)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number], said
-    assert "Traceback" not in said
+    if process.returncode != -number:  # it may end before it could prepare for the signal
+        assert process.returncode == 128 + number, said
+        assert "Traceback" not in said
     deadline_s = time.monotonic() + 20
     while (left := processes_marked(mark)) or list(tmp_path.iterdir()):
         assert time.monotonic() < deadline_s, f"seed {seed}: {left} {list(tmp_path.iterdir())}"

@@ -49,7 +49,7 @@ static void check(void)
 
         for (int m = 0; m < 2; m++) {
             for (uint32_t i = 0; i < NR_TRACK; i++) {
-                if (!tracks[m][i].flags || tracks[m][i].ref != ref)
+                if (!tracks[m][i].flags || (uint32_t)tracks[m][i].grant != ref)
                     continue;
                 if (tracks[m][i].flags & GNTMAP_readonly)
                     reads++;
@@ -71,6 +71,11 @@ static uint32_t nr_pins(void)
     for (uint32_t ref = 0; ref < NR_ENTRIES; ref++)
         pins += active[ref].read_pins + active[ref].write_pins;
     return pins;
+}
+
+static struct xb_maptrack_entry track_entry(uint32_t flags, uint32_t ref, uint32_t instance)
+{
+    return (struct xb_maptrack_entry){.flags = flags, .grant = (uint64_t)instance << 32 | ref};
 }
 
 static int map(int m, uint32_t slot, uint32_t ref, uint32_t flags, uint32_t *handle)
@@ -231,7 +236,7 @@ static void test_repair_of_a_half_done_call(void)
         if (state & 1)
             shared[FIRST_REF].flags |= GTF_reading | GTF_writing;
         if (state & 2)
-            tracks[0][5] = (struct xb_maptrack_entry){GNTMAP_host_map | 0x80000000u, FIRST_REF, grantor.instance, 0};
+            tracks[0][5] = track_entry(GNTMAP_host_map | 0x80000000u, FIRST_REF, grantor.instance);
         if (state & 4)
             active[FIRST_REF].write_pins++;
         if (state & 8)
@@ -254,9 +259,9 @@ static void test_release_takes_only_what_the_dead_held(void)
     for (uint32_t i = 0; i < NR_REFS; i++)
         XB_ASSERT(map(0, i, FIRST_REF + i, i & 1 ? GNTMAP_readonly : 0, &handle) == GNTST_okay);
     XB_ASSERT(map(1, NR_REFS, FIRST_REF, 0, &survivor) == GNTST_okay);
-    tracks[0][20] = (struct xb_maptrack_entry){GNTMAP_host_map, FIRST_REF, grantor.instance + 1, 0};
-    tracks[0][21] = (struct xb_maptrack_entry){GNTMAP_host_map, 0xffffffffu, grantor.instance, 0};
-    tracks[0][22] = (struct xb_maptrack_entry){GNTMAP_host_map, FIRST_REF + 1, grantor.instance, 0};
+    tracks[0][20] = track_entry(GNTMAP_host_map, FIRST_REF, grantor.instance + 1);
+    tracks[0][21] = track_entry(GNTMAP_host_map, 0xffffffffu, grantor.instance);
+    tracks[0][22] = track_entry(GNTMAP_host_map, FIRST_REF + 1, grantor.instance);
     XB_ASSERT(release(1) == NR_REFS + 1); /* entry 22 claims a pin that was never counted: forgotten, not counted down */
     XB_ASSERT(tracks[0][20].flags && tracks[0][21].flags);
     memset(&tracks[0][20], 0, 2 * sizeof(tracks[0][20]));

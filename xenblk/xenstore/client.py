@@ -281,7 +281,11 @@ class Xenstore(XenstoreTransaction):
             if transaction.exists(parent) and not transaction.directory(parent):
                 transaction.rm(parent)
 
-        self.transact(remove)
+        try:
+            self.transact(remove)
+        except XenstoreError as e:
+            if e.name != "ENOENT":  # somebody else removes it at the same moment
+                raise
 
     def watch(self, path: str, token: str) -> None:
         """Be told of changes at `path` or below; a first event comes at once. One path per token, or UsageError."""

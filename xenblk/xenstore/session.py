@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 OUTPUT_BYTES_MAX: Final = 1 << 16
 """Above this much output that nobody took, no more requests are read from the client."""
 
+UNREAD_BYTES_MAX: Final = 1 << 23
+"""Events come whether or not the client reads; one that lets so much pile up is disconnected. It is twice what one
+piece of input can be answered with, so that requests alone never lead to it."""
+
 
 class Session:
     """A connection of domain `caller.domid`. `feed` raises PeerError when the stream is beyond repair."""
@@ -59,6 +63,8 @@ class Session:
             self._sent_bytes = 0
 
     def _send(self, packet: Packet) -> None:
+        if self.closed:  # by the events of the very request that this answers
+            return
         data = packet.encode()
         self._output.append(data)
         self._output_bytes += len(data)
@@ -67,7 +73,8 @@ class Session:
     def send_event(self, path: str, token: bytes) -> None:
         """Queue a watch event, unless it is too long to send, or the same one waits and says as much.
 
-        Each @introduceDomain or @releaseDomain stands for another domain, so of those none is left out.
+        Each @introduceDomain or @releaseDomain stands for another domain, so of those none is left out. A client with
+        too much unread is disconnected.
         """
         payload = path.encode() + b"\0" + token + b"\0"
         if self.closed or len(payload) > PAYLOAD_BYTES_MAX:
@@ -75,6 +82,9 @@ class Session:
         packet = Packet(XsMsgType.WATCH_EVENT, 0, 0, payload)
         data = packet.encode()
         if data in self._queued_events and not path.startswith("@"):
+            return
+        if self._output_bytes > UNREAD_BYTES_MAX:
+            self.close()
             return
         self._queued_events.add(data)
         self._send(packet)
@@ -84,6 +94,8 @@ class Session:
     def feed(self, data: bytes) -> None:
         """Take bytes from the client and answer the requests that they complete."""
         for packet in self._parser.feed(data):
+            if self.closed:
+                return
             try:
                 payload = self._serve(packet)
                 if len(payload) > PAYLOAD_BYTES_MAX:
@@ -105,6 +117,8 @@ class Session:
         if not self.closed:
             self.closed = True
             self._transactions.clear()
+            self._output.clear()
+            self._queued_events.clear()
             self._core.disconnected(self)
             self._on_output()
 

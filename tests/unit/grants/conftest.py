@@ -118,7 +118,7 @@ class World:
         for track in self.maptracks.values():
             words = memoryview(track).cast("I")
             for at in range(0, len(words), 4):
-                flags, ref, instance = words[at : at + 3]
+                flags, _, ref, instance = words[at : at + 4]
                 if flags and instance == self.domain.instance:
                     assert not flags >> 31, "no call is in progress, but an entry is busy"
                     counted.setdefault(ref, [0, 0])[not flags & 4] += 1

@@ -129,3 +129,40 @@ def test_pins_of_an_active_table() -> None:
     assert pins(memoryview(active)) == {}
     active[16 + 10], active[16 + 11], active[48 + 11] = 3, 255, 1
     assert pins(memoryview(active)) == {1: (3, 255), 3: (0, 1)}
+
+
+@pytest.mark.parametrize("half_done", [False, True], ids=["before the pin was counted", "after"])
+def test_a_lock_held_at_death_is_taken_over(world: Any, half_done: bool) -> None:
+    """While the dead process's lock stands, its counts are worth nothing: those who live are counted again."""
+    ref = world.grant()
+    dead, survivor = world.mapper(), world.mapper()
+    dead.map(world.domain, [ref, ref], readonly=True)
+    held = survivor.map(world.domain, [ref, ref])
+    entry = ref * 16
+    world.active[entry : entry + 4] = (1).to_bytes(4, "little")
+    world.active[entry + 10] = 3 if half_done else 2
+    assert world.release(1) == 2
+    world.check()
+    assert world.pins() == {ref: (0, 2)}
+    survivor.unmap(held)
+    assert world.table.end_access(ref)
+    world.mappers.remove(dead)
+
+
+def test_two_die_at_once_and_one_held_the_lock(world: Any) -> None:
+    """The first to be released cannot have the lock that the second one left; releasing both still leaves nothing."""
+    ref = world.grant()
+    first, second, survivor = world.mapper(), world.mapper(), world.mapper()
+    first.map(world.domain, [ref])
+    second.map(world.domain, [ref], readonly=True)
+    held = survivor.map(world.domain, [ref])
+    world.active[ref * 16 : ref * 16 + 4] = (2).to_bytes(4, "little")
+    alive = [memoryview(world.maptracks[3])]
+    release_dead(1, memoryview(world.maptracks[1]), [world.domain], alive)
+    release_dead(2, memoryview(world.maptracks[2]), [world.domain], alive)
+    assert world.pins() == {ref: (0, 1)}
+    assert world.flags(ref) == 1 | 8 | 16
+    survivor.unmap(held)
+    assert world.table.end_access(ref)
+    for mapper in (first, second):
+        world.mappers.remove(mapper)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from xenblk.abi import Domid
-from xenblk.xenstore.wire import XsMsgType
+from xenblk.xenstore.session import OUTPUT_BYTES_MAX, UNREAD_BYTES_MAX
+from xenblk.xenstore.wire import Packet, XsMsgType
 from xenblk.xenstore.xenstored import Xenstored
 
 OK = b"OK\0"
@@ -281,3 +282,47 @@ def test_the_end_of_a_domain_is_told_after_its_nodes(core: Xenstored, guest: Any
         ("/local/domain/5", "/"),
         ("@releaseDomain",) * 2,
     ]
+
+
+# Clients that do not read
+
+
+def _write_and_remove(guest: Any, path: str, times: int) -> None:
+    """Each time another path, so that no event is like one that waits."""
+    for i in range(times):
+        guest.write(f"{path}{i}")
+        guest.rm(f"{path}{i}")
+
+
+def test_a_guest_that_never_reads_its_events_is_disconnected(guest: Any, talk: Any) -> None:
+    idle, told = talk(5).session, talk(5)
+    idle.feed(Packet(WATCH, 1, 0, b"w\0" + b"t" * 4000 + b"\0").encode())
+    assert told.watch("w", "t") == OK
+    times = UNREAD_BYTES_MAX // 4000 + 1
+    _write_and_remove(guest, "w/", times)
+    assert idle.closed
+    assert idle.output == b""
+    assert not told.session.closed
+    assert len(told.events()) == times + 1
+    idle.feed(Packet(WRITE, 1, 0, b"late\0v").encode())
+    assert guest.read("late") == "ENOENT"
+
+
+def test_a_guest_that_drowns_in_events_of_its_own_is_served_no_further(guest: Any, talk: Any) -> None:
+    selfish = talk(5).session
+    for i in range(9):
+        selfish.feed(Packet(WATCH, 1, 0, b"w\0" + b"%d" % i + b"t" * 4000 + b"\0").encode())
+    times = UNREAD_BYTES_MAX // (9 * 4000) + 2
+    selfish.feed(b"".join(Packet(WRITE, 1, 0, b"w/%d\0v" % i).encode() for i in range(times)))
+    assert selfish.closed
+    assert selfish.output == b""
+    assert guest.read(f"w/{times - 1}") == "ENOENT"
+
+
+def test_answers_alone_never_disconnect(dom0: Any, talk: Any) -> None:
+    dom0.write("/b", b"x" * 4000)
+    lazy = talk(0).session
+    requests = Packet(XsMsgType.READ, 1, 0, b"/b\0").encode() * (OUTPUT_BYTES_MAX // 20)
+    while not lazy.congested:
+        lazy.feed(requests[: 1 << 14])
+    assert not lazy.closed
