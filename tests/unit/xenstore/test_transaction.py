@@ -296,20 +296,3 @@ def test_removed_and_made_again_inside(tree: Any, talk: Any) -> None:
     assert tree.end(tx) == OK
     assert sorted(watcher.events()) == [("/d", "/"), ("/d/a", "/d/a"), ("/d/b", "/"), ("/d/b", "/d/b")]
     assert (tree.ls("/d"), tree.read("/d/b")) == (["b"], b"new")
-
-
-def test_regression_removing_a_node_whose_parent_somebody_removed(tree: Any) -> None:
-    tx = tree.start()
-    assert tree.read("/d/a", tx) == b"0"
-    assert tree.rm("/d") == OK
-    assert tree.rm("/d/a", tx) == OK
-    assert tree.end(tx) == "EAGAIN"
-
-
-def test_regression_removing_a_directory_of_which_somebody_removed_a_child(tree: Any) -> None:
-    tx = tree.start()
-    assert tree.ls("/d", tx) == ["a", "b", "e"]
-    assert tree.rm("/d/b") == OK
-    assert tree.rm("/d", tx) == OK
-    assert tree.end(tx) == "EAGAIN"
-    assert tree.ls("/d") == ["a", "e"]
