@@ -18,6 +18,7 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -222,7 +223,7 @@ class XenstoreTransaction:
     def exists(self, path: str) -> bool:
         """Whether a node exists, as far as we may know."""
         try:
-            self.directory(path)
+            self.read(path)  # its list of children may be too long to be told
         except XenstoreError as e:
             if e.name in ("ENOENT", "EACCES"):
                 return False
@@ -306,9 +307,10 @@ class Xenstore(XenstoreTransaction):
 
     def next_event(self, timeout_s: float | None) -> WatchEvent | None:
         """The next event, None after the timeout. PeerGoneError when the connection is lost or closed."""
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
-                event = self._events.get(timeout=timeout_s)
+                event = self._events.get(timeout=None if end_s is None else max(0.0, end_s - time.monotonic()))
             except queue.Empty:
                 return None
             if event is _LOST:

@@ -5,12 +5,15 @@ import os
 import selectors
 import socket
 
-from xenblk.abi import Domid
+from xenblk.abi import DOM0, Domid
 from xenblk.errors import PeerError
 from xenblk.xenstore.xenstored import Xenstored
 
 RECEIVE_BYTES: int = 1 << 14
 """How much is read from a client at a time, so that one cannot keep the others waiting."""
+
+GUEST_CONNECTIONS_MAX: int = 64
+"""How many clients a guest has at a time, so that one guest cannot use up the process's descriptors."""
 
 
 class XenstoreServer:
@@ -47,6 +50,9 @@ class XenstoreServer:
     def _accept(self, listener: socket.socket, domid: Domid) -> None:
         with contextlib.suppress(OSError):
             sock, _address = listener.accept()
+            if domid != DOM0 and sum(c.domid == domid for c in self._connections) >= GUEST_CONNECTIONS_MAX:
+                sock.close()
+                return
             self._connections.append(_Connection(self, self._core, self._selector, sock, domid))
 
     def forget(self, connection: "_Connection") -> None:
@@ -72,6 +78,7 @@ class _Connection:
         sock: socket.socket,
         domid: Domid,
     ) -> None:
+        self.domid = domid
         self._server = server
         self._selector = selector
         self._sock = sock

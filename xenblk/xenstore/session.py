@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from xenblk.errors import XenstoreError
-from xenblk.xenstore.store import Caller, View, canonical_path, parse_perm, refuse
+from xenblk.xenstore.store import SPECIAL, Caller, View, canonical_path, parse_perm, refuse
 from xenblk.xenstore.transaction import Transaction
 from xenblk.xenstore.watch import Watch
 from xenblk.xenstore.wire import PAYLOAD_BYTES_MAX, Packet, PacketParser, XsMsgType
@@ -124,10 +124,10 @@ class Session:
 
     def _serve(self, packet: Packet) -> bytes:
         handler = _HANDLERS.get(packet.type)
-        if handler is None:
-            raise refuse("ENOSYS", f"operation {packet.type}")
         if packet.type in _PRIVILEGED and not self.caller.privileged:
             raise refuse("EACCES", f"operation {packet.type}")
+        if handler is None:
+            raise refuse("ENOSYS", f"operation {packet.type}")
         return handler(self, self._view(packet), packet)
 
     def _view(self, packet: Packet) -> View:
@@ -141,6 +141,10 @@ class Session:
     def _path(self, text: bytes) -> str:
         return canonical_path(_text(text), self.caller.domid)
 
+    def _perms_path(self, text: bytes) -> str:
+        name = _text(text)
+        return name if name in SPECIAL else self._path(text)
+
     # Operations
 
     def _directory(self, view: View, packet: Packet) -> bytes:
@@ -151,7 +155,7 @@ class Session:
         return self._core.operations.read(view, self.caller, self._path(_single(packet))).value
 
     def _get_perms(self, view: View, packet: Packet) -> bytes:
-        node = self._core.operations.read(view, self.caller, self._path(_single(packet)))
+        node = self._core.operations.read(view, self.caller, self._perms_path(_single(packet)))
         return b"".join(str(perm).encode() + b"\0" for perm in node.perms)
 
     def _write(self, view: View, packet: Packet) -> bytes:
@@ -174,7 +178,7 @@ class Session:
         if not texts:
             raise refuse("EINVAL", "set_perms")
         perms = tuple(parse_perm(_text(text), self._core.birth_of) for text in texts)
-        self._core.operations.set_perms(view, self.caller, self._path(path), perms)
+        self._core.operations.set_perms(view, self.caller, self._perms_path(path), perms)
         return b"OK\0"
 
     def _watched_path(self, text: bytes) -> tuple[str, int]:
@@ -276,6 +280,13 @@ _HANDLERS: Final[dict[int, _Handler]] = {
     XsMsgType.RESET_WATCHES: Session._reset_watches,
 }
 
-_PRIVILEGED: Final = (XsMsgType.IS_DOMAIN_INTRODUCED,)
+_PRIVILEGED: Final = (
+    XsMsgType.CONTROL,
+    XsMsgType.INTRODUCE,
+    XsMsgType.RELEASE,
+    XsMsgType.IS_DOMAIN_INTRODUCED,
+    XsMsgType.RESUME,
+    XsMsgType.SET_TARGET,
+)
 
 _OUTSIDE_TRANSACTIONS: Final = (XsMsgType.WATCH, XsMsgType.UNWATCH)

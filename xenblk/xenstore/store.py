@@ -19,6 +19,9 @@ from xenblk.abi import DOM0, Domid
 from xenblk.errors import XenstoreError
 
 PATH_CHARS_MAX: Final = 3072
+SPECIAL: Final = ("@introduceDomain", "@releaseDomain")
+"""Nodes outside the tree, without value or children: their permissions say who hears of domains."""
+
 _PATH: Final = re.compile(r"/|(/[A-Za-z0-9_@-]+)+")
 _PERM: Final = re.compile(r"([nrwb])([0-9]{1,5})")
 

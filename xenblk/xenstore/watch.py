@@ -2,7 +2,8 @@
 
 A change at P concerns each watch at P or above it. When a subtree is removed, watches inside it are told of their own
 node, if it existed, children first; watches at or above its top are told of the top only. Each session hears of one
-change in the order in which it registered. Of `@introduceDomain` and `@releaseDomain` only domain 0 hears.
+change in the order in which it registered. `@introduceDomain` and `@releaseDomain` are nodes outside the tree that have
+nothing but permissions: who may read one hears of it.
 """
 
 import dataclasses
@@ -11,8 +12,6 @@ from typing import Protocol
 
 from xenblk.errors import XenstoreError
 from xenblk.xenstore.store import Caller, Node
-
-SPECIAL = ("@introduceDomain", "@releaseDomain")
 
 
 class Listener(Protocol):
@@ -82,12 +81,6 @@ class WatchTable:
             concerned = watch.path == path if exact else _covers(watch.path, path)
             if concerned and _may_know(watch.listener.caller, nodes):
                 watch.fire(path)
-
-    def special(self, name: str) -> None:
-        """Something happened to a domain."""
-        for watch in self._watches:
-            if watch.path == name and watch.listener.caller.privileged:
-                watch.fire(name)
 
 
 def _covers(watched: str, path: str) -> bool:

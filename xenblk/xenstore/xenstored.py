@@ -10,7 +10,7 @@ from typing import Final
 from xenblk.abi import DOM0, Domid
 from xenblk.errors import XenstoreError
 from xenblk.xenstore.session import Session
-from xenblk.xenstore.store import Caller, Node, Operations, Perm, canonical_path, parent_of, parse_perm
+from xenblk.xenstore.store import SPECIAL, Caller, Node, Operations, Perm, canonical_path, parent_of, parse_perm
 from xenblk.xenstore.watch import WatchTable
 
 DOMID_SELF: Final = 0x7FF0
@@ -28,7 +28,7 @@ class Xenstored:
         self._next_birth = itertools.count(2)
         self._sessions: list[Session] = []
         root = Perm("n", DOM0, 1)
-        self._nodes: dict[str, Node] = {"/": Node(b"", (root,), (), next(self._generations))}
+        self._nodes = {path: Node(b"", (root,), (), next(self._generations)) for path in ("/", *SPECIAL)}
         self.mkdir("/tool/xenstored")
 
     # Sessions and domains
@@ -57,7 +57,7 @@ class Xenstored:
         """A domain was made; nothing happens if it is known already."""
         if domid not in self._births:
             self._births[domid] = next(self._next_birth)
-            self.watches.special("@introduceDomain")
+            self.changed("@introduceDomain", None)
 
     def release(self, domid: Domid) -> None:
         """A domain is no more: its sessions end, its nodes go, its permissions are void, whoever watches is told.
@@ -72,12 +72,12 @@ class Xenstored:
         owned = [
             path
             for path, node in self._nodes.items()
-            if (node.perms[0].domid, node.perms[0].birth) == (domid, birth) and path != "/"
+            if (node.perms[0].domid, node.perms[0].birth) == (domid, birth) and path not in ("/", *SPECIAL)
         ]
         for path in sorted(owned):
             if path in self._nodes:
                 self.rm(path)
-        self.watches.special("@releaseDomain")
+        self.changed("@releaseDomain", None)
 
     # View
 
@@ -95,7 +95,9 @@ class Xenstored:
 
     def changed(self, path: str, before: Node | None, *, exact: bool = False) -> None:
         """See View."""
-        self.watches.changed(path, (before, self.get(path), self.get(parent_of(path))), exact=exact)
+        special = path in SPECIAL  # it stands alone: nobody hears of it who may read the root, or watches that
+        parent = None if special else self.get(parent_of(path))
+        self.watches.changed(path, (before, self.get(path), parent), exact=exact or special)
 
     # As domain 0
 

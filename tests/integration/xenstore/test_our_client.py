@@ -119,6 +119,38 @@ def test_a_watch_that_is_refused_leaves_nothing(daemon: Any) -> None:
         assert store.next_event(0.0) is None
 
 
+def test_a_directory_too_long_to_be_listed_exists(daemon: Any) -> None:
+    daemon.call(lambda core: [core.mkdir(f"/big/a-rather-long-name-{i}") for i in range(300)])
+    with Xenstore(daemon.path) as store:
+        with pytest.raises(XenstoreError, match="E2BIG"):
+            store.directory("/big")
+        assert store.exists("/big")
+
+
+def test_events_that_are_dropped_do_not_prolong_the_wait(daemon: Any) -> None:
+    """Somebody keeps on changing what is no longer watched."""
+    done = threading.Event()
+
+    def change() -> int:
+        changes = 0
+        with Xenstore(daemon.path) as other:
+            while not done.is_set() and changes < 100_000:
+                other.write("/w", "1")
+                changes += 1
+        return changes
+
+    with Xenstore(daemon.path) as store, ThreadPoolExecutor(1) as pool:
+        store.watch("/w", "t")
+        store.watch("/v", "kept")
+        # As it is between the caller's unwatch and the server's: events are on their way, their token is forgotten.
+        store._tokens.discard("t")
+        changing = pool.submit(change)
+        while (event := store.next_event(0.05)) is not None:
+            assert event == WatchEvent("/v", "kept")
+        done.set()
+        assert changing.result(DEADLINE_S) < 100_000
+
+
 def test_a_guest(daemon: Any) -> None:
     with Xenstore(daemon.path) as store, Xenstore(daemon.guest_path) as guest:
         store.write("/secret", "v")

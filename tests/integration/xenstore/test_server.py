@@ -13,6 +13,7 @@ import pytest
 from xenblk.abi import Domid
 from xenblk.errors import PeerGoneError
 from xenblk.xenstore.client import WatchEvent, Xenstore
+from xenblk.xenstore.server import GUEST_CONNECTIONS_MAX
 from xenblk.xenstore.wire import Packet, PacketParser, XsMsgType
 
 DEADLINE_S = 30.0
@@ -140,6 +141,26 @@ def test_a_client_that_goes_away_with_answers_waiting(daemon: Any) -> None:
                 client.sendall(Packet(XsMsgType.WATCH, 1, 0, b"/\0t\0").encode() + READ_ROOT * 100)
             other.write("/a", "served")
     assert daemon.call(lambda core: core.read("/a")) == b"served"
+
+
+def test_a_guest_cannot_use_up_the_descriptors(daemon: Any) -> None:
+    """Those beyond the limit are turned away; there is room again when others leave, and domain 0 never lacks it."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(_connect(daemon.guest_path)) for _ in range(GUEST_CONNECTIONS_MAX)]
+        for client in clients:
+            client.sendall(READ_ROOT)
+            assert client.recv(4096)
+        with _connect(daemon.guest_path) as one_more:
+            _until_closed(one_more)
+        for _ in range(GUEST_CONNECTIONS_MAX + 1):
+            stack.enter_context(Xenstore(daemon.path)).exists("/")
+        clients[0].shutdown(socket.SHUT_RDWR)
+        _until_closed(clients[0])
+        with Xenstore(daemon.path) as other:
+            other.exists("/")
+        with _connect(daemon.guest_path) as successor:
+            successor.sendall(READ_ROOT)
+            assert successor.recv(4096)
 
 
 # Sockets

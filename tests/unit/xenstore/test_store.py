@@ -6,6 +6,7 @@ import pytest
 
 from xenblk.abi import Domid
 from xenblk.errors import XenstoreError
+from xenblk.xenstore.store import SPECIAL
 from xenblk.xenstore.wire import XsMsgType
 from xenblk.xenstore.xenstored import DOMID_SELF, Xenstored
 
@@ -52,6 +53,11 @@ def test_a_wrong_number_of_arguments(dom0: Any, kind: str, payload: bytes) -> No
     assert dom0.ask(XsMsgType[kind], payload) == "EINVAL"
 
 
+@pytest.mark.parametrize("kind", ["CONTROL", "INTRODUCE", "RELEASE", "RESUME", "SET_TARGET", "IS_DOMAIN_INTRODUCED"])
+def test_what_only_domain_0_may_ask(guest: Any, kind: str) -> None:
+    assert guest.ask(XsMsgType[kind], b"5\0") == guest.ask(XsMsgType[kind], b"") == "EACCES"
+
+
 def test_privilege_comes_before_the_transaction(guest: Any, dom0: Any) -> None:
     assert guest.ask(XsMsgType.IS_DOMAIN_INTRODUCED, b"5\0", tx=9) == "EACCES"
     assert dom0.ask(XsMsgType.IS_DOMAIN_INTRODUCED, b"5\0", tx=9) == "ENOENT"
@@ -95,13 +101,24 @@ def test_a_reply_too_long(dom0: Any) -> None:
         "/a\n",
         "a/",
         "@a",
-        "@releaseDomain",
+        "@releaseDomain/5",
     ],
 )
 def test_bad_paths(dom0: Any, path: str) -> None:
     for operation in (dom0.read, dom0.write, dom0.mkdir, dom0.rm, dom0.ls, dom0.perms):
         assert operation(path) == "EINVAL"
     assert dom0.chmod(path, "n0") == "EINVAL"
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_names_have_permissions_and_nothing_else(dom0: Any, guest: Any, name: str) -> None:
+    for operation in (dom0.read, dom0.write, dom0.mkdir, dom0.rm, dom0.ls):
+        assert operation(name) == operation(f"{name}/5") == "EINVAL"
+    assert dom0.perms(name) == "n0"
+    assert guest.perms(name) == guest.chmod(name, "n5") == "EACCES"
+    assert dom0.chmod(name, "n0 r5") == OK
+    assert dom0.perms(name) == guest.perms(name) == "n0 r5"
+    assert dom0.ls("/") == ["tool", "local"]
 
 
 def test_good_paths(dom0: Any, guest: Any) -> None:

@@ -273,6 +273,43 @@ def test_domains_come_and_go(core: Xenstored, told: Any) -> None:
     assert stranger.events() == []
 
 
+def test_guests_hear_of_domains_if_they_may_read_the_name(core: Xenstored, dom0: Any, told: Any) -> None:
+    dom0.chmod("/", "r0")
+    friend, stranger = (told("@introduceDomain", "@releaseDomain", "/", domid=domid) for domid in (5, 7))
+    assert dom0.chmod("@releaseDomain", "n0 r5") == OK
+    core.introduce(Domid(9))
+    core.release(Domid(9))
+    assert friend.events() == [("@releaseDomain",) * 2] * 2
+    assert dom0.chmod("@releaseDomain", "n0") == OK
+    core.introduce(Domid(9))
+    core.release(Domid(9))
+    assert friend.events() == [("@releaseDomain",) * 2]
+    assert stranger.events() == []
+
+
+def test_a_special_name_outlives_its_owner(core: Xenstored, dom0: Any, told: Any) -> None:
+    dom0.chmod("@releaseDomain", "n5")
+    owner, watcher = told("@releaseDomain", domid=5), told("@releaseDomain")
+    core.release(Domid(5))
+    assert owner.session.closed
+    assert watcher.events() == [("@releaseDomain",) * 2]
+    core.introduce(Domid(5))
+    namesake = told("@releaseDomain", domid=5)
+    core.release(Domid(7))
+    assert (watcher.events(), namesake.events()) == ([("@releaseDomain",) * 2], [])
+
+
+def test_permissions_of_a_special_name_in_a_transaction(core: Xenstored, dom0: Any, told: Any) -> None:
+    friend = told("@introduceDomain", domid=5)
+    tx = dom0.start()
+    assert dom0.chmod("@introduceDomain", "n0 r5", tx) == OK
+    core.introduce(Domid(9))
+    assert friend.events() == []
+    assert dom0.end(tx) == OK
+    core.introduce(Domid(10))
+    assert friend.events() == [("@introduceDomain",) * 2] * 2
+
+
 def test_the_end_of_a_domain_is_told_after_its_nodes(core: Xenstored, guest: Any, told: Any) -> None:
     guest.write("a/b")
     watcher = told("@releaseDomain", "/", "/local/domain/5/a/b")
