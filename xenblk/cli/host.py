@@ -1,5 +1,6 @@
 """`xenblk host` and `xenblk backend`: the emulated Xen, and the domain that serves its disks."""
 
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ def host(run_dir: Path, lifeline: int | None) -> None:
 
     Its run directory may be given to xenstore's own tools as XENSTORED_RUNDIR.
     """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each domain and channel takes two descriptors
     with HostServer(run_dir) as server:
         _stop_on_signals(server.stop)
         if lifeline is not None:
