@@ -34,7 +34,7 @@ def commands() -> list[tuple[str, str]]:
 
 def shape(text: str) -> list[str]:
     """Lines without figures, paths, rules and spacing: what stays the same from run to run."""
-    text = re.sub(r"(/[\w.-]+)+(\\\.\.\.)?", "PATH", text)  # xenstore-ls cuts what is too long for a line
+    text = re.sub(r"(/[\w.-]*)+(\\\.\.\.)?", "PATH", text)  # xenstore-ls cuts what is too long for a line
     lines = (re.sub(r"[\s─]+", " ", re.sub(r"-?[\d.,]*\d", "#", line)).strip() for line in text.splitlines())
     return [line.replace("null", "#") for line in lines if line]
 
