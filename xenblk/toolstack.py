@@ -152,7 +152,9 @@ def _remove_nodes(store: Xenstore, backend_id: Domid, domid: Domid, handle: int)
     front = frontend_path(domid, handle)
     if store.exists(front):
         store.rm(front)
-    store.prune(backend_path(backend_id, domid, handle))
+    back = backend_path(backend_id, domid, handle)
+    store.prune(back)
+    store.prune(back.replace("/backend/", "/error/backend/", 1))
 
 
 def disks(store: Xenstore, domid: Domid | None = None) -> list[DiskInfo]:

@@ -135,6 +135,7 @@ def test_attach_list_detach(world: Any, image: Path) -> None:
     assert (twice.returncode, twice.stderr) == (2, "xenblk: domain 3 has a disk xvdc already\n")
     missing = xenblk("attach", *where, "--domid", "3", "--disk", "/nonexistent.img")
     assert (missing.returncode, missing.stderr) == (1, "xenblk: there is no disk image /nonexistent.img\n")
+    assert world.error_of(3) == ""
     (listed,) = json.loads(xenblk("list", *where, "--json").stdout)["disks"]
     assert listed == {
         "domid": 3,

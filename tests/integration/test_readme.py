@@ -103,6 +103,7 @@ def test_the_library_example_prints_what_is_shown(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (shown, "")
 
 
+@pytest.mark.checkout
 def test_the_picture_and_the_table_name_what_exists() -> None:
     for name in re.findall(r"\]\(([\w/.]+)\)", README.read_text()):
         assert (README.parent / name).exists(), name

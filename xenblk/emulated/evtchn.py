@@ -69,7 +69,7 @@ class EmulatedEventChannel:
         the ring after that. The other way round a wake-up could be eaten together with an older one.
         """
         if self._poll.poll(None if timeout_s is None else max(0, timeout_s * 1000)):
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # emptied by nobody yet, or closed by another thread
                 os.eventfd_read(self._fd)
         if lib.xb_evtchn_clear_pending(self._word):
             self._delivered += 1
