@@ -55,7 +55,7 @@ class Blkfront:
             self.backend_id = Domid(int(self._store.read(f"{self._path}/backend-id")))
         except XenstoreError:
             self._store.close()
-            raise UsageError(f"domain {platform.domid} has no disk {handle}: attach one first") from None
+            raise UsageError(f"domain {platform.domid} has no disk {vdev_name(handle)}: attach one first") from None
         self._state = XenbusState.INITIALISING
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -280,7 +280,7 @@ class Blkfront:
                 return []
             channel.wait(left_s)
             if not channel.remote_bound:
-                self._lose(OSError(errno.ENODEV, f"the backend of disk {self.handle} vanished"))
+                self._lose(OSError(errno.ENODEV, f"the backend of disk {vdev_name(self.handle)} vanished"))
 
     def _step(self) -> tuple[list[Bio], bool]:
         """One round under the lock: (bios that are done, whether there is something to wait for)."""
@@ -298,5 +298,5 @@ class Blkfront:
                 if done or not engine.busy or not engine.must_look_again():
                     return done, engine.busy
         except PeerError as e:
-            self._lose(OSError(errno.EIO, f"disk {self.handle} is disabled for further use: {e}"))
+            self._lose(OSError(errno.EIO, f"disk {vdev_name(self.handle)} is disabled for further use: {e}"))
             return self._step()
