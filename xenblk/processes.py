@@ -5,7 +5,6 @@ however it dies, the host sees the end of its lifeline and ends, and every other
 """
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -14,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from xenblk.errors import XenblkError
 
@@ -51,12 +50,6 @@ class Command:
         if not line:
             raise XenblkError(self._why_it_ended())
         return line.decode().rstrip("\n")
-
-    def read_json(self) -> dict[str, Any]:
-        """Its next line of output, an object."""
-        answer = json.loads(self.readline())
-        assert isinstance(answer, dict)
-        return answer
 
     def _why_it_ended(self) -> str:
         status = self._process.wait()
@@ -132,7 +125,7 @@ class HostProcess:
         self.close()
 
 
-def stop_on_lifeline(fd: int, stop: "Any") -> None:
+def stop_on_lifeline(fd: int, stop: Callable[[], None]) -> None:
     """Call `stop` when the descriptor reaches its end, that is when whoever holds the other end is gone."""
 
     def wait() -> None:

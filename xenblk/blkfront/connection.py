@@ -2,7 +2,7 @@
 
 import contextlib
 
-from xenblk.abi import PAGE_SIZE, Domid, GrantRef
+from xenblk.abi import Domid, GrantRef
 from xenblk.blkfront.engine import FrontEngine
 from xenblk.blkfront.lending import Lender
 from xenblk.blkif import NATIVE, Abi
@@ -67,8 +67,3 @@ class DataPath:
         """End all grants and give the pool's pages back, but for those that the backend still maps."""
         self._pool.close()
         self.counters.close()
-
-
-def pool_bytes(nr_ents: int) -> int:
-    """Memory that the pool of a ring takes."""
-    return POOL_PAGES_PER_ENTRY * nr_ents * PAGE_SIZE
