@@ -10,12 +10,12 @@ C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/emulated/*.h)
 C_TESTS   := $(wildcard tests/native/*.c)
 CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 
-.PHONY: demo test lint types native-test pytest wheel-test dist clean
+.PHONY: demo test lint types native-test oracle pytest wheel-test dist clean
 
 demo: $(VENV)/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
 
-test: lint types native-test pytest wheel-test
+test: lint types native-test oracle pytest wheel-test
 	@echo "make test: everything passed"
 
 lint: $(VENV)/ready
@@ -46,6 +46,12 @@ build/native/%.tsan.ok: tests/native/%.c $(C_SOURCES) $(C_HEADERS)
 	$(CC) $(CWARN) -Wno-error=tsan -g -O1 -pthread -fsanitize=thread -o build/native/$*.tsan $< $(C_SOURCES)
 	build/native/$*.tsan
 	@touch $@
+
+# The real xenstored, from Debian's packages, as what the tests compare with; see tests/oracle.
+oracle: build/oracle/ready
+
+build/oracle/ready: tests/oracle/fetch.sh tests/oracle/shim.c
+	tests/oracle/fetch.sh build/oracle
 
 pytest: $(VENV)/ready
 	$(BIN)/pytest
