@@ -44,9 +44,12 @@ def program(name: str) -> str:
 
 
 class RealXenstored:
-    """A running daemon; `socket` is where domain 0 connects. `close` ends it and removes its folder."""
+    """A running daemon; `socket` is where domain 0 connects. `close` ends it and removes its folder.
 
-    def __init__(self, *options: str) -> None:
+    With a `time_scale`, the daemon's clock runs faster, so that what it limits per second hardly waits.
+    """
+
+    def __init__(self, *options: str, time_scale: int = 1) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="xenstored-"))
         for name in ("dom", "page", "notify", "run"):
             (self.folder / name).mkdir()
@@ -57,6 +60,7 @@ class RealXenstored:
         env = {
             **environment(),
             "XEN_SHIM_DIR": str(self.folder),
+            "XEN_SHIM_TIME_SCALE": str(time_scale),
             "XENSTORED_RUNDIR": str(self.folder / "run"),
             "LD_PRELOAD": str(ROOT / "shim.so"),
         }
@@ -95,7 +99,8 @@ class RealXenstored:
 
     def destroy_domain(self, domid: int) -> None:
         """The domain is gone, and xenstored hears that some domain is."""
-        (self.folder / "dom" / str(domid)).unlink()
+        for name in ("dom", "page"):
+            (self.folder / name / str(domid)).unlink()
         self.raise_virq()
 
     def raise_virq(self) -> None:

@@ -23,7 +23,7 @@ LAYERS = [
     ["xenblk.platform", "xenblk.toolstack"],
     ["xenblk.blkif", "xenblk.counters", "xenblk.disk", "xenblk.vdev", "xenblk.xenbus", "xenblk.xenstore"],
     ["xenblk.ring", "xenblk.grants"],
-    ["xenblk._native", "xenblk._native_build", "xenblk.abi", "xenblk.errors"],
+    ["xenblk._native", "xenblk._native_build", "xenblk.abi", "xenblk.errors", "xenblk.loop"],
 ]
 RANK = {name: len(LAYERS) - at for at, layer in enumerate(LAYERS) for name in layer}
 
@@ -38,9 +38,15 @@ SANS_IO = [
     "xenblk.ring.layout",
     "xenblk.vdev",
     "xenblk.xenbus",
+    "xenblk.xenstore.control",
+    "xenblk.xenstore.domain",
+    "xenblk.xenstore.limit",
+    "xenblk.xenstore.operations",
+    "xenblk.xenstore.requests",
     "xenblk.xenstore.session",
     "xenblk.xenstore.store",
     "xenblk.xenstore.transaction",
+    "xenblk.xenstore.tree",
     "xenblk.xenstore.watch",
     "xenblk.xenstore.wire",
     "xenblk.xenstore.xenstored",

@@ -7,8 +7,8 @@ A connection that ends is a process that ended.
 import contextlib
 import errno
 import os
-import selectors
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from xenblk.emulated.domain import GRANT_FRAMES, MEMORY_FRAMES_DEFAULT
 from xenblk.emulated.hypervisor import Hypervisor, Process
 from xenblk.emulated.rundir import RunDirectory
 from xenblk.errors import HostError
+from xenblk.loop import READ, Loop
 from xenblk.xenstore.server import XenstoreServer
 from xenblk.xenstore.xenstored import Xenstored
 
@@ -31,9 +32,7 @@ class HostServer:
     def __init__(self, run_dir: Path) -> None:
         self.run_directory = RunDirectory(run_dir)
         self.run_directory.claim()
-        self._selector = selectors.DefaultSelector()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._stopping = False
+        self._loop = Loop()
         self._connections: list[_Connection] = []
         self._sockets: set[Domid] = set()
         try:
@@ -43,8 +42,8 @@ class HostServer:
             raise
 
     def _open(self) -> None:
-        core = Xenstored()
-        self._xenstore = XenstoreServer(core, self._selector)
+        core = Xenstored(clock=time.monotonic)
+        self._xenstore = XenstoreServer(core, self._loop)
         self.hypervisor = Hypervisor(core, self.run_directory.counters)
         self._xenstore.listen(str(self.run_directory.xenstore(DOM0)), DOM0)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -52,19 +51,15 @@ class HostServer:
         os.chmod(self.run_directory.control, 0o600)
         self._listener.listen(64)
         self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._selector.register(self._wake_fd, selectors.EVENT_READ, lambda _mask: None)
+        self._loop.add(self._listener.fileno(), READ, self._accept)
 
     def run(self) -> None:
         """Serve until `stop`."""
-        while not self._stopping:
-            for key, mask in self._selector.select():
-                key.data(mask)
+        self._loop.run()
 
     def stop(self) -> None:
         """Let `run` return."""
-        self._stopping = True
-        os.eventfd_write(self._wake_fd, 1)
+        self._loop.stop()
 
     def close(self) -> None:
         """End every connection and remove the run directory."""
@@ -74,8 +69,7 @@ class HostServer:
             self._listener.close()
         if hasattr(self, "_xenstore"):
             self._xenstore.close()
-        self._selector.close()
-        os.close(self._wake_fd)
+        self._loop.close()
         self.run_directory.release()
 
     def __enter__(self) -> "HostServer":
@@ -106,11 +100,11 @@ class HostServer:
 
     def watch_connection(self, sock: socket.socket, ready: Callable[[int], None]) -> None:
         """Call `ready` when a connection has something to say."""
-        self._selector.register(sock, selectors.EVENT_READ, ready)
+        self._loop.add(sock.fileno(), READ, ready)
 
     def forget_connection(self, connection: "_Connection", sock: socket.socket) -> None:
         """The connection is over."""
-        self._selector.unregister(sock)
+        self._loop.remove(sock.fileno())
         self._connections.remove(connection)
 
 

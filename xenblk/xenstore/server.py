@@ -2,28 +2,31 @@
 
 import contextlib
 import os
-import selectors
 import socket
+from typing import Final
 
 from xenblk.abi import DOM0, Domid
 from xenblk.errors import PeerError
+from xenblk.loop import READ, WRITE, Loop
 from xenblk.xenstore.xenstored import Xenstored
 
-RECEIVE_BYTES: int = 1 << 14
+RECEIVE_BYTES: Final = 1 << 14
 """How much is read from a client at a time, so that one cannot keep the others waiting."""
 
-GUEST_CONNECTIONS_MAX: int = 64
+GUEST_CONNECTIONS_MAX: Final = 64
 """How many clients a guest has at a time, so that one guest cannot use up the process's descriptors."""
 
 
 class XenstoreServer:
-    """Listens on sockets, one per domain. The owner of the selector calls each key's `data` with the event mask."""
+    """Listens on sockets, one per domain, in somebody's loop."""
 
-    def __init__(self, core: Xenstored, selector: selectors.BaseSelector) -> None:
-        self._core = core
-        self._selector = selector
+    def __init__(self, core: Xenstored, loop: Loop) -> None:
+        self.core = core
+        self.loop = loop
         self._listeners: dict[str, socket.socket] = {}
-        self._connections: list[_Connection] = []
+        self._connections: set[_Connection] = set()
+        self._changed: set[_Connection] = set()
+        loop.add_ticker(self._tick)
 
     def listen(self, path: str, domid: Domid, mode: int = 0o600) -> None:
         """Accept clients of `domid` at `path`; OSError as bind(2) has it."""
@@ -32,17 +35,17 @@ class XenstoreServer:
             listener.bind(path)
             os.chmod(path, mode)
             listener.listen(64)
+            listener.setblocking(False)
+            self.loop.add(listener.fileno(), READ, lambda _mask: self._accept(listener, domid))
         except OSError:
             listener.close()
             raise
-        listener.setblocking(False)
         self._listeners[path] = listener
-        self._selector.register(listener, selectors.EVENT_READ, lambda _mask: self._accept(listener, domid))
 
     def unlisten(self, path: str) -> None:
         """Close and remove a socket; clients that are connected stay."""
         listener = self._listeners.pop(path)
-        self._selector.unregister(listener)
+        self.loop.remove(listener.fileno())
         listener.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -53,11 +56,23 @@ class XenstoreServer:
             if domid != DOM0 and sum(c.domid == domid for c in self._connections) >= GUEST_CONNECTIONS_MAX:
                 sock.close()
                 return
-            self._connections.append(_Connection(self, self._core, self._selector, sock, domid))
+            self._connections.add(_Connection(self, sock, domid))
+
+    def _tick(self) -> float | None:
+        """What one client did may concern others: they are served before anybody waits for anything."""
+        self.core.tick()
+        while self._changed:
+            self._changed.pop().serve()
+        return None if self.core.due_s is None else max(0.0, self.core.due_s - self.core.clock())
+
+    def changed(self, connection: "_Connection") -> None:
+        """A connection has something to do."""
+        self._changed.add(connection)
 
     def forget(self, connection: "_Connection") -> None:
         """A connection ended."""
-        self._connections.remove(connection)
+        self._connections.discard(connection)
+        self._changed.discard(connection)
 
     def close(self) -> None:
         """Close every socket."""
@@ -70,75 +85,60 @@ class XenstoreServer:
 class _Connection:
     """One client. Reads while the client takes its answers, writes while there are any."""
 
-    def __init__(
-        self,
-        server: XenstoreServer,
-        core: Xenstored,
-        selector: selectors.BaseSelector,
-        sock: socket.socket,
-        domid: Domid,
-    ) -> None:
+    def __init__(self, server: XenstoreServer, sock: socket.socket, domid: Domid) -> None:
         self.domid = domid
         self._server = server
-        self._selector = selector
         self._sock = sock
+        self._mask: int = READ
         self._closed = False
-        self._serving = False
         sock.setblocking(False)
-        selector.register(sock, selectors.EVENT_READ, self._ready)
-        self._session = core.connect(domid, self._has_output)
+        server.loop.add(sock.fileno(), READ, self._ready)
+        self._session = server.core.connect(domid, lambda: server.changed(self))
 
     def _ready(self, mask: int) -> None:
-        if mask & selectors.EVENT_READ:
-            self._receive()
-        if not self._closed:
+        try:
+            if mask & ~WRITE:
+                data = self._sock.recv(RECEIVE_BYTES)
+                if not data:
+                    self.close()
+                    return
+                self._session.feed(data)
             self._send()
-
-    def _receive(self) -> None:
-        try:
-            data = self._sock.recv(RECEIVE_BYTES)
-            if not data:
-                self.close()
-                return
-            self._serving = True
-            self._session.feed(data)
-        except BlockingIOError:
-            return
-        except (OSError, PeerError):
-            self.close()
-        finally:
-            self._serving = False
-
-    def _has_output(self) -> None:
-        """Another session's request left something for this client, or its domain is gone."""
-        if self._session.closed:
-            self.close()
-        elif not self._serving:
-            self._want()
-
-    def _send(self) -> None:
-        try:
-            while data := self._session.output:
-                self._session.consume(self._sock.send(data))
         except BlockingIOError:
             pass
-        except OSError:
+        except (OSError, PeerError):
+            self.close()
+
+    def serve(self) -> None:
+        """Go on after something that somebody else did."""
+        if self._session.closed:
             self.close()
             return
-        self._want()
+        try:
+            self._session.feed(b"")
+            self._send()
+        except (OSError, PeerError):
+            self.close()
 
-    def _want(self) -> None:
-        wanted = 0 if self._session.congested else selectors.EVENT_READ
-        if self._session.output:
-            wanted |= selectors.EVENT_WRITE
-        self._selector.modify(self._sock, wanted, self._ready)
+    def _send(self) -> None:
+        session = self._session
+        with contextlib.suppress(BlockingIOError):
+            while data := session.output:
+                session.consume(self._sock.send(data))
+        if session.closed:
+            self.close()
+            return
+        mask = (0 if session.waiting else READ) | (WRITE if session.output else 0)
+        if mask != self._mask:
+            self._mask = mask
+            self._server.loop.change(self._sock.fileno(), mask)
 
     def close(self) -> None:
         """End the connection."""
         if self._closed:
             return
         self._closed = True
-        self._selector.unregister(self._sock)
+        self._server.loop.remove(self._sock.fileno())
         self._sock.close()
         self._session.close()
         self._server.forget(self)

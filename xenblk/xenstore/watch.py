@@ -4,20 +4,25 @@ A change at P concerns each watch at P or above it. When a subtree is removed, w
 node, if it existed, children first; watches at or above its top are told of the top only. Each session hears of one
 change in the order in which it registered. `@introduceDomain` and `@releaseDomain` are nodes outside the tree that have
 nothing but permissions: who may read one hears of it.
+
+Watches are kept by path, so that a change costs as much as the path has parts, however many watches there are.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Protocol
 
 from xenblk.errors import XenstoreError
-from xenblk.xenstore.store import Caller, Node
+from xenblk.xenstore.domain import Domain
+from xenblk.xenstore.store import ancestors_of
 
 
 class Listener(Protocol):
     """A session, as far as watches go."""
 
-    caller: Caller
+    domain: Domain
 
     def send_event(self, path: str, token: bytes) -> None:
         """Queue an event."""
@@ -31,6 +36,12 @@ class Watch:
     path: str
     token: bytes
     prefix_chars: int
+    order: int = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the watch counts for in its domain's quota."""
+        return len(self.path) + len(self.token)
 
     def fire(self, path: str) -> None:
         """Send an event for `path`."""
@@ -38,54 +49,59 @@ class Watch:
 
 
 class WatchTable:
-    """All watches of a store, in order of registration."""
+    """All watches of a store."""
 
     def __init__(self) -> None:
-        self._watches: list[Watch] = []
+        self._by_path: dict[str, list[Watch]] = {}
+        self._by_key: dict[Listener, dict[tuple[str, bytes], Watch]] = {}
+        self._orders = itertools.count()
+
+    def has(self, listener: Listener, path: str, token: bytes) -> bool:
+        """Whether there is such a watch."""
+        return (path, token) in self._by_key.get(listener, ())
 
     def add(self, watch: Watch) -> None:
-        """Register; EEXIST for the same listener, path and token. The first event comes at once."""
-        if self._find(watch.listener, watch.path, watch.token) is not None:
-            raise XenstoreError("EEXIST", f"watch {watch.path}")
-        self._watches.append(watch)
+        """Register a watch that there is not yet. The caller sends the first event."""
+        watch.order = next(self._orders)
+        self._by_key.setdefault(watch.listener, {})[watch.path, watch.token] = watch
+        self._by_path.setdefault(watch.path, []).append(watch)
+        watch.listener.domain.nr_watches += 1
+        watch.listener.domain.memory_bytes += watch.memory_bytes
 
     def remove(self, listener: Listener, path: str, token: bytes) -> None:
         """Forget one; ENOENT if there is none."""
-        watch = self._find(listener, path, token)
+        watch = self._by_key.get(listener, {}).pop((path, token), None)
         if watch is None:
             raise XenstoreError("ENOENT", f"unwatch {path}")
-        self._watches.remove(watch)
+        self._unlink(watch)
 
-    def _find(self, listener: Listener, path: str, token: bytes) -> Watch | None:
-        for watch in self._watches:
-            if watch.listener is listener and watch.path == path and watch.token == token:
-                return watch
-        return None
+    def _unlink(self, watch: Watch) -> None:
+        watches = self._by_path[watch.path]
+        watches.remove(watch)
+        if not watches:
+            del self._by_path[watch.path]
+        watch.listener.domain.nr_watches -= 1
+        watch.listener.domain.memory_bytes -= watch.memory_bytes
 
     def remove_all(self, listener: Listener) -> None:
         """Forget all of a listener's."""
-        self._watches = [watch for watch in self._watches if watch.listener is not listener]
+        for watch in self._by_key.pop(listener, {}).values():
+            self._unlink(watch)
 
-    def changed(
-        self,
-        path: str,
-        nodes: Sequence[Node | None],
-        *,
-        exact: bool = False,
-    ) -> None:
-        """Tell those concerned of a change; `exact` if these are the watches on the very node only.
-
-        `nodes` are the node before and after, and its parent: a guest is told if it may read any of them.
-        """
-        for watch in self._watches:
-            concerned = watch.path == path if exact else _covers(watch.path, path)
-            if concerned and _may_know(watch.listener.caller, nodes):
+    def fire(self, path: str, may_know: Callable[[Domain], bool], *, exact: bool = False) -> None:
+        """Tell those concerned of a change who may know; `exact` if these are the watches on the very node only."""
+        if not self._by_path:
+            return
+        found: list[Watch] = []
+        for at in (path,) if exact else ancestors_of(path):
+            found += self._by_path.get(at, ())
+        if not found:
+            return
+        found.sort(key=attrgetter("order"))
+        known: dict[Domain, bool] = {}
+        for watch in found:
+            domain = watch.listener.domain
+            if domain not in known:
+                known[domain] = may_know(domain)
+            if known[domain]:
                 watch.fire(path)
-
-
-def _covers(watched: str, path: str) -> bool:
-    return watched in (path, "/") or path.startswith(watched + "/")
-
-
-def _may_know(caller: Caller, nodes: Sequence[Node | None]) -> bool:
-    return caller.privileged or any(node is not None and caller.may("r", node) for node in nodes)

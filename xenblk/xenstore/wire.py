@@ -2,20 +2,21 @@
 
     header = type u32 | req_id u32 | tx_id u32 | len u32        (io/xs_wire.h, struct xsd_sockmsg)
 
-The parser takes the stream in any pieces. A message that claims more than 4096 bytes ends the connection, before its
-body is read: there is no way to get back in step with such a peer.
+The parser takes the stream in any pieces and gives one message at a time, so that whoever serves them may stop after
+any. A message that claims more than 4096 bytes ends the connection, before its body is read: there is no way to get
+back in step with such a peer.
 """
 
-import dataclasses
 import enum
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from xenblk.errors import PeerError
 
 PAYLOAD_BYTES_MAX: Final = 4096
 _HEADER: Final = struct.Struct("<IIII")
+HEADER_BYTES: Final = _HEADER.size
 
 
 class XsMsgType(enum.IntEnum):
@@ -45,8 +46,7 @@ class XsMsgType(enum.IntEnum):
     DIRECTORY_PART = 22
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """One message. `type` is a plain number: a peer may send any."""
 
     type: int
@@ -55,27 +55,52 @@ class Packet:
     payload: bytes
 
     def encode(self) -> bytes:
-        """The message as it goes over the wire."""
-        assert len(self.payload) <= PAYLOAD_BYTES_MAX
-        return _HEADER.pack(self.type, self.req_id, self.tx_id, len(self.payload)) + self.payload
+        """The message as it goes over the wire; the payload has at most 4096 bytes."""
+        return encode(self.type, self.req_id, self.tx_id, self.payload)
+
+
+def encode(kind: int, req_id: int, tx_id: int, payload: bytes) -> bytes:
+    """A message as it goes over the wire; the payload has at most 4096 bytes."""
+    return _HEADER.pack(kind, req_id, tx_id, len(payload)) + payload
 
 
 class PacketParser:
-    """Cuts a stream into packets. Holds at most one message that is not complete."""
+    """Cuts a stream into packets. What was fed and not yet given stays in here; the feeder bounds it."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._data = b""
+        self._start = 0
 
-    def feed(self, data: bytes) -> Iterator[Packet]:
-        """The packets that are complete now; PeerError when one is too long."""
-        self._data += data
-        while len(self._data) >= _HEADER.size:
-            kind, req_id, tx_id, length = _HEADER.unpack_from(self._data)
-            if length > PAYLOAD_BYTES_MAX:
-                raise PeerError(f"a xenstore message has at most {PAYLOAD_BYTES_MAX} bytes, this one claims {length}")
-            end = _HEADER.size + length
-            if len(self._data) < end:
-                return
-            payload = bytes(self._data[_HEADER.size : end])
-            del self._data[:end]
-            yield Packet(kind, req_id, tx_id, payload)
+    def feed(self, data: bytes) -> "PacketParser":
+        """Take the next bytes of the stream; iterating then gives the packets that are complete."""
+        self._data = self._data[self._start :] + data
+        self._start = 0
+        return self
+
+    def __iter__(self) -> Iterator[Packet]:
+        while (packet := self.next()) is not None:
+            yield packet
+
+    def next(self) -> Packet | None:
+        """The next packet, None until it is complete; PeerError when it is too long."""
+        data, start = self._data, self._start
+        body = start + HEADER_BYTES
+        if len(data) < body:
+            return None
+        kind, req_id, tx_id, length = _HEADER.unpack_from(data, start)
+        if length > PAYLOAD_BYTES_MAX:
+            raise PeerError(f"a xenstore message has at most {PAYLOAD_BYTES_MAX} bytes, this one claims {length}")
+        end = body + length
+        if len(data) < end:
+            return None
+        self._start = end
+        return Packet(kind, req_id, tx_id, data[body:end])
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes to read next, so that not more is taken than a header or its body; 0 if a packet is there."""
+        have = len(self._data) - self._start
+        if have < HEADER_BYTES:
+            return HEADER_BYTES - have
+        length: int = _HEADER.unpack_from(self._data, self._start)[3]
+        return max(0, HEADER_BYTES + length - have)

@@ -1,135 +1,176 @@
-"""The xenstore daemon without its sockets: one live tree, its sessions, its watches, the domains it knows.
+"""The xenstore daemon without its sockets and rings: a tree, the sessions of clients, and the domains' lives.
 
-An embedding host introduces and releases domains, and acts as domain 0 through `read` to `set_perms` below.
+An embedding host introduces and releases domains, says which were shut down, and acts as domain 0 through `read` to
+`set_perms` below. It calls `tick` when `due_s` has come, by the clock that it gives; without one, time stands still:
+nothing expires, and nobody's credit grows.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Final
 
-from xenblk.abi import DOM0, Domid
+from xenblk.abi import DOM0, DOMID_FIRST_RESERVED, Domid
 from xenblk.errors import XenstoreError
-from xenblk.xenstore.session import Session
-from xenblk.xenstore.store import SPECIAL, Caller, Node, Operations, Perm, canonical_path, parent_of, parse_perm
-from xenblk.xenstore.watch import WatchTable
-
-DOMID_SELF: Final = 0x7FF0
-_DOM0: Final = Caller(DOM0, 1)
+from xenblk.xenstore.domain import DOMID_SELF, Domain, DomainTable, Hypervisor, NoHypervisor, Quotas
+from xenblk.xenstore.limit import WriteLimit
+from xenblk.xenstore.requests import MODIFYING
+from xenblk.xenstore.session import Outstanding, Session
+from xenblk.xenstore.store import canonical_path, parse_perm, refuse
+from xenblk.xenstore.trace import Trace
+from xenblk.xenstore.tree import Tree
+from xenblk.xenstore.wire import Packet, XsMsgType
 
 
 class Xenstored:
-    """The live store; as a View it is what operations outside a transaction work on. One thread at a time."""
+    """A running store. One thread at a time."""
 
-    def __init__(self) -> None:
-        self.watches = WatchTable()
-        self._generations = itertools.count(1)
-        self.operations = Operations(lambda: next(self._generations))
-        self._births: dict[Domid, int] = {DOM0: 1}
-        self._next_birth = itertools.count(2)
-        self._sessions: list[Session] = []
-        root = Perm("n", DOM0, 1)
-        self._nodes = {path: Node(b"", (root,), (), next(self._generations)) for path in ("/", *SPECIAL)}
-        self.mkdir("/tool/xenstored")
+    def __init__(
+        self,
+        hypervisor: Hypervisor | None = None,
+        *,
+        trace: Trace | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.quotas = Quotas()
+        self.domains = DomainTable(hypervisor or NoHypervisor())
+        self.tree = Tree(self.domains, self.quotas)
+        self.watches = self.tree.watches
+        self.trace = trace or Trace()
+        self.clock = clock
+        self.nr_transactions = 0
+        self.cause: Outstanding | None = None
+        """The guest's request that is being served, which the events that it causes keep outstanding."""
+        self.due_s: float | None = None
+        """When to call `tick`, by the clock; None if there is nothing to wait for."""
+        self._limit = WriteLimit(clock)
+        self._numbers = itertools.count(1)
 
-    # Sessions and domains
+    # Sessions
 
-    def connect(self, domid: Domid, on_output: Callable[[], None]) -> Session:
-        """A new client of a domain; `on_output` is called when its session has something to send."""
-        session = Session(self, Caller(domid, self.birth_of(domid)), on_output)
-        self._sessions.append(session)
+    def connect(self, domid: Domid, on_change: Callable[[], None]) -> Session:
+        """A new client of a domain that exists; `on_change` is described at Session."""
+        session = Session(self, self.domains.know(domid), next(self._numbers), on_change)
+        session.domain.sessions.append(session)
+        self.trace.note(f"CREATE connection {session.number:#x}")
         return session
 
     def disconnected(self, session: Session) -> None:
         """A session ended."""
-        self.watches.remove_all(session)
-        if session in self._sessions:
-            self._sessions.remove(session)
+        session.domain.sessions.remove(session)
+        self.trace.note(f"DESTROY connection {session.number:#x}")
 
-    def birth_of(self, domid: Domid) -> int:
-        """What tells a domain from another of the same number; 0 for one that does not exist."""
-        return self._births.get(domid, 0)
+    # Time, and who has to wait
 
-    def is_introduced(self, domid: int) -> bool:
-        """Whether a domain is known."""
-        return domid in self._births or domid == DOMID_SELF
+    def due_at(self, when_s: float) -> None:
+        """Something has to be done by then."""
+        self.due_s = when_s if self.due_s is None else min(self.due_s, when_s)
+
+    def tick(self) -> None:
+        """Drop events that guests did not take for too long, and let those go on that had to wait."""
+        now_s = self.clock()
+        if self.due_s is None or now_s < self.due_s:
+            return
+        self.due_s = None
+        for domain in self.domains:
+            for session in [] if domain.privileged else list(domain.sessions):
+                if (next_s := session.expire(now_s)) is not None:
+                    self.due_at(next_s)
+            if (wait_s := self._limit.wait_s(domain.domid)) > 0:
+                self.due_at(now_s + wait_s)
+            domain.resume()
+
+    def charge(self, domain: Domain, packet: Packet) -> None:
+        """A guest's request was served; if it wrote, and somebody is in a transaction, it costs."""
+        wrote = packet.type in MODIFYING and packet.tx_id == 0
+        if self.nr_transactions and (wrote or (packet.type, packet.payload) == (XsMsgType.TRANSACTION_END, b"T\0")):
+            self._limit.charge(domain.domid)
+            if (wait_s := self._limit.wait_s(domain.domid)) > 0:
+                self.due_at(self.clock() + wait_s)
+
+    def is_held_back(self, domain: Domain) -> bool:
+        """Whether a guest's requests have to wait."""
+        return (
+            domain.nr_outstanding >= self.quotas.outstanding
+            or domain.memory_bytes >= self.quotas.memory
+            or self._limit.wait_s(domain.domid) > 0
+        )
+
+    # Domains
+
+    def is_introduced(self, number: int) -> bool:
+        """Whether a domain is served; DOMID_SELF always is."""
+        return number == DOMID_SELF or self.domains.introduced(number) is not None
+
+    def introduce_by_request(self, number: int, port: int) -> None:
+        """What INTRODUCE does: connect the domain, or connect it anew."""
+        if not DOM0 < number < DOMID_FIRST_RESERVED:
+            raise refuse("EINVAL", f"introduce domain {number}")
+        self.domains.hypervisor.connect(Domid(number), port)
+        self.introduce(Domid(number))
 
     def introduce(self, domid: Domid) -> None:
-        """A domain was made; nothing happens if it is known already."""
-        if domid not in self._births:
-            self._births[domid] = next(self._next_birth)
-            self.changed("@introduceDomain", None)
+        """A domain was made; nothing happens if it was introduced already."""
+        domain = self.domains.know(domid)
+        if not domain.introduced:
+            domain.introduced = True
+            self.tree.tell_of_domains("@introduceDomain")
+
+    def shut_down(self, domid: Domid) -> None:
+        """A domain shut down or crashed: whoever watches is told, once until it is resumed."""
+        domain = self.domains.introduced(domid)
+        if domain is not None and not domain.shut_down:
+            domain.shut_down = True
+            self.tree.tell_of_domains("@releaseDomain")
 
     def release(self, domid: Domid) -> None:
         """A domain is no more: its sessions end, its nodes go, its permissions are void, whoever watches is told.
 
         XenstoreError EINVAL for domain 0, ENOENT for one that is not known.
         """
-        if domid == DOM0 or domid not in self._births:
-            raise XenstoreError("EINVAL" if domid == DOM0 else "ENOENT", f"release {domid}")
-        birth = self._births.pop(domid)
-        for session in [s for s in self._sessions if s.caller.domid == domid]:
+        domain = self.domains.get(domid)
+        if domid == DOM0 or domain is None:
+            raise refuse("EINVAL" if domid == DOM0 else "ENOENT", f"release {domid}")
+        for session in list(domain.sessions):
             session.close()
-        owned = [
-            path
-            for path, node in self._nodes.items()
-            if (node.perms[0].domid, node.perms[0].birth) == (domid, birth) and path not in ("/", *SPECIAL)
-        ]
-        for path in sorted(owned):
-            if path in self._nodes:
-                self.rm(path)
-        self.changed("@releaseDomain", None)
-
-    # View
-
-    def get(self, path: str) -> Node | None:
-        """See View."""
-        return self._nodes.get(path)
-
-    def put(self, path: str, node: Node) -> None:
-        """See View."""
-        self._nodes[path] = node
-
-    def drop(self, path: str) -> None:
-        """See View."""
-        del self._nodes[path]
-
-    def changed(self, path: str, before: Node | None, *, exact: bool = False) -> None:
-        """See View."""
-        special = path in SPECIAL  # it stands alone: nobody hears of it who may read the root, or watches that
-        parent = None if special else self.get(parent_of(path))
-        self.watches.changed(path, (before, self.get(path), parent), exact=exact or special)
+        self.tree.remove_owned(domain)
+        self._limit.forget(domid)
+        self.domains.forget(domain)
+        if domain.introduced:
+            self.tree.tell_of_domains("@releaseDomain")
 
     # As domain 0
 
+    def _path(self, path: str) -> str:
+        return canonical_path(path, DOM0, self.quotas.path_max)
+
     def read(self, path: str) -> bytes:
         """A node's value; XenstoreError if there is none."""
-        return self.operations.read(self, _DOM0, canonical_path(path, DOM0)).value
+        return self.tree.operations.read(self.tree, self.domains.dom0, self._path(path)).value
 
     def directory(self, path: str) -> list[str]:
         """Names of a node's children."""
-        return [*self.operations.read(self, _DOM0, canonical_path(path, DOM0)).children]
+        return self.tree.operations.read(self.tree, self.domains.dom0, self._path(path)).names
 
     def exists(self, path: str) -> bool:
         """Whether there is such a node."""
-        return canonical_path(path, DOM0) in self._nodes
+        return self.tree.get(self._path(path)) is not None
 
     def write(self, path: str, value: bytes) -> None:
         """Write a node."""
-        self.operations.write(self, _DOM0, canonical_path(path, DOM0), value)
+        self.tree.operations.write(self.tree, self.domains.dom0, self._path(path), value)
 
     def mkdir(self, path: str) -> None:
         """Make sure that a node exists."""
-        self.operations.mkdir(self, _DOM0, canonical_path(path, DOM0))
+        self.tree.operations.mkdir(self.tree, self.domains.dom0, self._path(path))
 
     def rm(self, path: str) -> None:
         """Remove a node; nothing happens if there is none."""
         try:
-            self.operations.rm(self, _DOM0, canonical_path(path, DOM0))
+            self.tree.operations.rm(self.tree, self.domains.dom0, self._path(path))
         except XenstoreError as e:
             if e.name != "ENOENT":
                 raise
 
     def set_perms(self, path: str, perms: Sequence[str]) -> None:
         """Set a node's permissions."""
-        parsed = tuple(parse_perm(text, self.birth_of) for text in perms)
-        self.operations.set_perms(self, _DOM0, canonical_path(path, DOM0), parsed)
+        parsed = tuple(parse_perm(text, self.domains.birth_of) for text in perms)
+        self.tree.operations.set_perms(self.tree, self.domains.dom0, self._path(path), parsed)

@@ -2,9 +2,9 @@
 
 import contextlib
 import queue
-import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from xenblk.abi import DOM0, Domid
+from xenblk.loop import READ, Loop
 from xenblk.xenstore.server import XenstoreServer
 from xenblk.xenstore.xenstored import Xenstored
 
@@ -24,42 +25,34 @@ class Daemon:
 
     def __init__(self, folder: Path) -> None:
         self.path, self.guest_path = str(folder / "socket"), str(folder / "guest")
-        self.core, self._selector = Xenstored(), selectors.DefaultSelector()
+        self.core, self._loop = Xenstored(clock=time.monotonic), Loop()
         self.core.introduce(Domid(5))
         self.core.mkdir("/local/domain/0")
-        self.server = XenstoreServer(self.core, self._selector)
+        self.server = XenstoreServer(self.core, self._loop)
         self.server.listen(self.path, DOM0)
         self.server.listen(self.guest_path, Domid(5))
         self._wake, self._woken = socket.socketpair()
-        self._selector.register(self._woken, selectors.EVENT_READ, None)
-        self._calls: queue.SimpleQueue[tuple[Callable[[Xenstored], Any] | None, Future[Any]]] = queue.SimpleQueue()
+        self._loop.add(self._woken.fileno(), READ, lambda _mask: self._do())
+        self._calls: queue.SimpleQueue[tuple[Callable[[Xenstored], Any], Future[Any]]] = queue.SimpleQueue()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            while True:
-                for key, mask in self._selector.select():
-                    if key.data is not None:
-                        key.data(mask)
-                    elif not self._do():
-                        return
+            self._loop.run()
         except BaseException as e:
             self.failure = e
         finally:
             self.server.close()
 
-    def _do(self) -> bool:
+    def _do(self) -> None:
         self._woken.recv(1)
         function, answer = self._calls.get()
-        if function is None:
-            return False
         try:
             answer.set_result(function(self.core))
         except Exception as e:
             answer.set_exception(e)
-        return True
 
     def call(self, function: Callable[[Xenstored], Any]) -> Any:
         """Do something with the store in the server's thread."""
@@ -72,12 +65,11 @@ class Daemon:
         """End the server as if it were killed, its sockets closed; once is enough."""
         if not self._thread.is_alive():
             return
-        self._calls.put((None, Future()))
-        self._wake.send(b"x")
+        self._loop.stop()
         self._thread.join()
         for end in (self._wake, self._woken):
             end.close()
-        self._selector.close()
+        self._loop.close()
         assert self.failure is None, self.failure
 
 

@@ -171,9 +171,14 @@ def test_unwatch(dom0: Any) -> None:
     assert dom0.events() == []
 
 
-@pytest.mark.parametrize("path", ["", "/a/", "//", "/a b", "@a b", "@/"])
+@pytest.mark.parametrize("path", ["", "/a/", "//", "/a b", "@" + "a" * 2048])
 def test_bad_paths(dom0: Any, path: str) -> None:
-    assert dom0.watch(path, "t") == dom0.unwatch(path, "t") == "EINVAL"
+    assert (dom0.watch(path, "t"), dom0.unwatch(path, "t")) == ("EINVAL", "ENOENT")
+
+
+@pytest.mark.parametrize("name", ["@a b", "@/", "@", "@\u00e4"])
+def test_any_name_with_an_at_sign_may_be_watched(dom0: Any, name: str) -> None:
+    assert (dom0.watch(name, "t"), dom0.unwatch(name, "t")) == (OK, OK)
 
 
 def test_transactions_do_not_matter_to_watches(dom0: Any) -> None:
@@ -279,11 +284,11 @@ def test_guests_hear_of_domains_if_they_may_read_the_name(core: Xenstored, dom0:
     assert dom0.chmod("@releaseDomain", "n0 r5") == OK
     core.introduce(Domid(9))
     core.release(Domid(9))
-    assert friend.events() == [("@releaseDomain",) * 2] * 2
+    assert friend.events() == [("@releaseDomain",) * 2]
     assert dom0.chmod("@releaseDomain", "n0") == OK
     core.introduce(Domid(9))
     core.release(Domid(9))
-    assert friend.events() == [("@releaseDomain",) * 2]
+    assert friend.events() == []
     assert stranger.events() == []
 
 
@@ -304,10 +309,10 @@ def test_permissions_of_a_special_name_in_a_transaction(core: Xenstored, dom0: A
     tx = dom0.start()
     assert dom0.chmod("@introduceDomain", "n0 r5", tx) == OK
     core.introduce(Domid(9))
-    assert friend.events() == []
-    assert dom0.end(tx) == OK
+    assert friend.events() == [("@introduceDomain",) * 2], "they are no part of the tree, nor of the transaction"
+    assert dom0.end(tx, b"F\0") == OK
     core.introduce(Domid(10))
-    assert friend.events() == [("@introduceDomain",) * 2] * 2
+    assert friend.events() == [("@introduceDomain",) * 2]
 
 
 def test_the_end_of_a_domain_is_told_after_its_nodes(core: Xenstored, guest: Any, told: Any) -> None:
@@ -324,42 +329,25 @@ def test_the_end_of_a_domain_is_told_after_its_nodes(core: Xenstored, guest: Any
 # Clients that do not read
 
 
-def _write_and_remove(guest: Any, path: str, times: int) -> None:
-    """Each time another path, so that no event is like one that waits."""
-    for i in range(times):
-        guest.write(f"{path}{i}")
-        guest.rm(f"{path}{i}")
-
-
-def test_a_guest_that_never_reads_its_events_is_disconnected(guest: Any, talk: Any) -> None:
-    idle, told = talk(5).session, talk(5)
+def test_a_client_that_never_reads_its_events_is_disconnected(dom0: Any, talk: Any) -> None:
+    idle, told = talk(0).session, talk(0)
     idle.feed(Packet(WATCH, 1, 0, b"w\0" + b"t" * 4000 + b"\0").encode())
     assert told.watch("w", "t") == OK
     times = UNREAD_BYTES_MAX // 4000 + 1
-    _write_and_remove(guest, "w/", times)
+    for i in range(times):  # each time another path, so that no event is like one that waits
+        dom0.write(f"w/{i}")
     assert idle.closed
     assert idle.output == b""
     assert not told.session.closed
     assert len(told.events()) == times + 1
     idle.feed(Packet(WRITE, 1, 0, b"late\0v").encode())
-    assert guest.read("late") == "ENOENT"
-
-
-def test_a_guest_that_drowns_in_events_of_its_own_is_served_no_further(guest: Any, talk: Any) -> None:
-    selfish = talk(5).session
-    for i in range(9):
-        selfish.feed(Packet(WATCH, 1, 0, b"w\0" + b"%d" % i + b"t" * 4000 + b"\0").encode())
-    times = UNREAD_BYTES_MAX // (9 * 4000) + 2
-    selfish.feed(b"".join(Packet(WRITE, 1, 0, b"w/%d\0v" % i).encode() for i in range(times)))
-    assert selfish.closed
-    assert selfish.output == b""
-    assert guest.read(f"w/{times - 1}") == "ENOENT"
+    assert dom0.read("late") == "ENOENT"
 
 
 def test_answers_alone_never_disconnect(dom0: Any, talk: Any) -> None:
     dom0.write("/b", b"x" * 4000)
     lazy = talk(0).session
     requests = Packet(XsMsgType.READ, 1, 0, b"/b\0").encode() * (OUTPUT_BYTES_MAX // 20)
-    while not lazy.congested:
+    while not lazy.waiting:
         lazy.feed(requests[: 1 << 14])
     assert not lazy.closed

@@ -1,0 +1,186 @@
+"""The same things happen to two xenstores: the real daemon, and ours without sockets.
+
+A connection is a name: `A` and `B` are sockets of domain 0, `1` to `3` the rings of the guests of that number. What a
+world gives back for a step is, per connection, the messages that came, whole, in order.
+"""
+
+import contextlib
+import socket
+from typing import Final
+
+from oracle.daemon import RealXenstored
+from oracle.ring_client import RingClient
+
+from xenblk.abi import Domid
+from xenblk.errors import XenstoreError
+from xenblk.xenstore.session import Session
+from xenblk.xenstore.wire import Packet, PacketParser, XsMsgType, encode
+from xenblk.xenstore.xenstored import Xenstored
+
+DOM0S: Final = ("A", "B")
+GUESTS: Final = ("1", "2", "3")
+ANSWER_S: Final = 3.0
+"""How long the real daemon may take; a message that does not come by then is a difference."""
+
+Messages = dict[str, list[Packet]]
+
+
+class OurWorld:
+    """Our core, fed directly. It is its own hypervisor; its clock runs a minute per step, so that nobody waits."""
+
+    def __init__(self) -> None:
+        self._existing: set[int] = set()
+        self._now_s = 0.0
+        self.core = Xenstored(self, clock=lambda: self._now_s)
+        self._sessions: dict[str, Session] = {}
+        for name in DOM0S:
+            self._sessions[name] = self.core.connect(Domid(0), lambda: None)
+
+    def exists(self, domid: Domid) -> bool:
+        """See Hypervisor."""
+        return domid in self._existing
+
+    def connect(self, domid: Domid, port: int) -> None:
+        """See Hypervisor."""
+        if domid not in self._existing:
+            raise XenstoreError("EINVAL", "no such domain")
+        if (session := self._sessions.get(str(domid))) is not None and not session.closed:
+            session.reset()
+        else:
+            self._sessions[str(domid)] = self.core.connect(domid, lambda: None)
+
+    def create(self, domid: int) -> None:
+        """A domain is there; it is introduced by a request."""
+        self._existing.add(domid)
+
+    def destroy(self, domid: int) -> Messages:
+        """A domain is gone."""
+        self._existing.discard(domid)
+        with contextlib.suppress(XenstoreError):
+            self.core.release(Domid(domid))
+        return self._collect()
+
+    def shut_down(self, domid: int) -> Messages:
+        """A domain shut down."""
+        self.core.shut_down(Domid(domid))
+        return self._collect()
+
+    def ask(self, name: str, packet: Packet) -> Messages:
+        """A request, and all that came of it."""
+        self._now_s += 60
+        self.core.tick()
+        self._sessions[name].feed(packet.encode())
+        return self._collect()
+
+    def _collect(self) -> Messages:
+        found: Messages = {}
+        for name, session in self._sessions.items():
+            data = b""
+            while piece := session.output:
+                session.consume(len(piece))
+                data += piece
+            if data:
+                found[name] = list(PacketParser().feed(data))
+        return found
+
+    def connected(self, name: str) -> bool:
+        """Whether such a connection is there."""
+        return name in self._sessions and not self._sessions[name].closed
+
+
+class RealWorld:
+    """The real daemon. It is told what ours gave, to know how much to wait for; a message too many shows at `fence`."""
+
+    def __init__(self) -> None:
+        self.daemon = RealXenstored(time_scale=50)
+        self._sockets: dict[str, socket.socket] = {}
+        self._rings: dict[str, RingClient] = {}
+        for name in DOM0S:
+            sock = self._sockets[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.connect(self.daemon.socket)
+            sock.settimeout(ANSWER_S)
+
+    def create(self, domid: int) -> None:
+        """A domain is there; it is introduced by a request."""
+        if old := self._rings.pop(str(domid), None):
+            old.close()
+        page = self.daemon.create_domain(domid)
+        self._rings[str(domid)] = RingClient(page, lambda: self.daemon.notify(domid))
+
+    def destroy(self, domid: int, expected: Messages) -> Messages:
+        """A domain is gone."""
+        if (ring := self._rings.pop(str(domid), None)) is not None:
+            ring.close()
+        self.daemon.destroy_domain(domid)
+        self._fence("A")
+        return self._collect(expected)
+
+    def shut_down(self, domid: int, expected: Messages) -> Messages:
+        """A domain shut down."""
+        self.daemon.set_state(domid, "s")
+        self.daemon.raise_virq()
+        self._fence("A")
+        return self._collect(expected)
+
+    def ask(self, name: str, packet: Packet, expected: Messages) -> Messages:
+        """A request, and all that came of it."""
+        if packet.type == XsMsgType.RESUME and (domid := packet.payload[:1].decode("latin-1")) in self._rings:
+            self.daemon.set_state(int(domid), "r")
+        self._send(name, packet.encode())
+        found = self._collect({name: expected.get(name, [])})
+        found |= self._collect({other: messages for other, messages in expected.items() if other != name})
+        return found
+
+    def _collect(self, expected: Messages) -> Messages:
+        return {name: [self._message(name) for _ in messages] for name, messages in expected.items()}
+
+    def _fence(self, name: str) -> None:
+        """Until the daemon has done what it was told before. What is asked does nothing, nor does the answer matter."""
+        self._held = []
+        self._send(name, encode(XsMsgType.GET_DOMAIN_PATH, 0xFE9CE, 0, b"0\0"))
+        while (packet := self._read(name)).req_id != 0xFE9CE:
+            self._held.append(packet)
+
+    _held: list[Packet] = []
+
+    def fence(self, names: list[str]) -> Messages:
+        """Messages that came and were not expected, on any connection."""
+        extra: Messages = {}
+        for name in names:
+            self._send(name, encode(XsMsgType.GET_DOMAIN_PATH, 0xFE9CE, 0, b"0\0"))
+            while (packet := self._message(name)).req_id != 0xFE9CE:
+                extra.setdefault(name, []).append(packet)
+        return extra
+
+    def _message(self, name: str) -> Packet:
+        if name == "A" and self._held:
+            return self._held.pop(0)
+        return self._read(name)
+
+    def _send(self, name: str, data: bytes) -> None:
+        if name in self._sockets:
+            self._sockets[name].sendall(data)
+        else:
+            self._rings[name].send(data)
+
+    def _read(self, name: str) -> Packet:
+        parser = PacketParser()
+        while (packet := parser.next()) is None:
+            parser.feed(self._receive(name, parser.missing_bytes))
+        return packet
+
+    def _receive(self, name: str, nr_bytes: int) -> bytes:
+        if name not in self._sockets:
+            return self._rings[name].receive(nr_bytes, ANSWER_S)
+        data = self._sockets[name].recv(nr_bytes)
+        if not data:
+            raise ConnectionError(f"the real xenstored closed {name}")
+        return data
+
+    def close(self) -> None:
+        """End it all."""
+        for sock in self._sockets.values():
+            sock.close()
+        for ring in self._rings.values():
+            ring.close()
+        self.daemon.close()

@@ -1,0 +1,63 @@
+"""A loop over file descriptors, as the host and xenstored run it: one thread, callbacks, and something that ticks.
+
+epoll is used as it is: what a server does per request should be the request, not the loop.
+"""
+
+import os
+import select
+from collections.abc import Callable
+from typing import Final
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+
+
+class Loop:
+    """Calls each descriptor's function with the event mask, until `stop`, from any thread or signal handler."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._tickers: list[Callable[[], float | None]] = []
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stopping = False
+        self.add(self._wake_fd, READ, lambda _mask: None)
+
+    def add(self, fd: int, mask: int, callback: Callable[[int], None]) -> None:
+        """Call `callback` when `fd` is ready for `mask`, or has hung up. OSError as epoll_ctl(2) has it."""
+        self._epoll.register(fd, mask)
+        self._callbacks[fd] = callback
+
+    def change(self, fd: int, mask: int) -> None:
+        """Wait for something else."""
+        self._epoll.modify(fd, mask)
+
+    def remove(self, fd: int) -> None:
+        """Forget a descriptor, before it is closed."""
+        del self._callbacks[fd]
+        self._epoll.unregister(fd)
+
+    def add_ticker(self, ticker: Callable[[], float | None]) -> None:
+        """Call `ticker` before each wait; it says how many seconds to wait at most, None for as long as it takes."""
+        self._tickers.append(ticker)
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._stopping:
+            for fd, mask in self._epoll.poll(self._timeout_s()):
+                # What came before in the same round may have removed it.
+                if (callback := self._callbacks.get(fd)) is not None:
+                    callback(mask)
+
+    def _timeout_s(self) -> float | None:
+        return min((s for ticker in self._tickers if (s := ticker()) is not None), default=None)
+
+    def stop(self) -> None:
+        """Let `run` return."""
+        self._stopping = True
+        os.eventfd_write(self._wake_fd, 1)
+
+    def close(self) -> None:
+        """Give the loop's own descriptors back."""
+        self._epoll.close()
+        os.close(self._wake_fd)
