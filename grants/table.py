@@ -59,6 +59,11 @@ class GrantTable:
         self._granted.add(ref)
         lib.xb_gnttab_grant(self._entries + ref, domid, frame, readonly)
 
+    def grant_reserved(self, ref: GrantRef, domid: Domid, frame: int) -> None:
+        """Let `domid` map `frame` by one of Xen's own references; it stays granted as long as the domain lives."""
+        assert ref < NR_RESERVED, f"reference {ref} is not one of Xen's own"
+        lib.xb_gnttab_grant(self._entries + ref, domid, frame, False)
+
     def end_access(self, ref: GrantRef) -> bool:
         """End it: True when the other domain can no longer touch the page, False while it still maps it."""
         assert ref in self._allocated, f"access to reference {ref} ends, but it is not allocated"

@@ -26,6 +26,10 @@ class PeerError(XenblkError):
     """The other side broke a rule of the protocol."""
 
 
+class MessageTooLongError(PeerError):
+    """A xenstore message claims more bytes than one may have."""
+
+
 class RingPeerError(PeerError):
     """A shared index is impossible; the ring must not be used any further."""
 

@@ -50,6 +50,7 @@ class RealXenstored:
     """
 
     def __init__(self, *options: str, time_scale: int = 1) -> None:
+        programs = environment()
         self.folder = Path(tempfile.mkdtemp(prefix="xenstored-"))
         for name in ("dom", "page", "notify", "run"):
             (self.folder / name).mkdir()
@@ -58,7 +59,7 @@ class RealXenstored:
         self.set_state(0, "r")
         self._make_page(0)
         env = {
-            **environment(),
+            **programs,
             "XEN_SHIM_DIR": str(self.folder),
             "XEN_SHIM_TIME_SCALE": str(time_scale),
             "XENSTORED_RUNDIR": str(self.folder / "run"),

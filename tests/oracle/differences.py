@@ -49,8 +49,9 @@ AVOIDED: Final = (
     "Paths of domain 0 may have 3072 characters, as the protocol says; 4.17 stops at 2048, 4.20 at a payload's length.",
     "A permission's number is plain decimal, at most 65535; 4.17 takes what C's strtol takes, and keeps 32 bits of it.",
     "A permission is void once its domain is gone; 4.17 lets it work for a namesake if the dead one was never "
-    "introduced, or if nothing was written in between.",
+    "introduced, if nothing was written in between, or if the transaction that set it is committed later.",
     "The root stays when the guest that owns it dies; 4.17 tries to remove it with all that is below it.",
     "The target of SET_TARGET can be released at once; 4.17 keeps it until the domain that targets it is gone.",
+    "A ring that is begun anew has no half message; 4.17 goes on in the middle of it.",
     "A guest whose memory quota is used up is refused by our own count of bytes, which has no allocator's overhead.",
 )

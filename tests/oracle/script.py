@@ -95,6 +95,7 @@ class Script:
     def __init__(self, chance: Random) -> None:
         self._chance = chance
         self._planned: list[Step] = []
+        self._naming: set[tuple[str, int]] = set()
         self.open: dict[str, list[int]] = {}
         self.existing: set[str] = set()
         self.connected: list[str] = list(DOM0S)
@@ -120,11 +121,18 @@ class Script:
         payload = self._payload(kind, name in DOM0S)
         if chance.random() < 0.02 and kind not in ONE_PATH:
             payload = self._spoil(payload)
-        if kind == XsMsgType.RELEASE and payload[:1].decode("latin-1") in self.targeted:
+        if kind == XsMsgType.RELEASE and (self._names_domains() or payload[:1].decode("latin-1") in self.targeted):
             payload = b"7\0"
+        if kind == XsMsgType.SET_PERMS and tx_id in self.open.get(name, []):
+            self._naming.add((name, tx_id))
         if kind == XsMsgType.INTRODUCE and payload[:1].decode("latin-1") in self.shut_down:
             payload = b"7\0001\0001\0"
         return Step("ask", name, kind, tx_id, payload)
+
+    def _names_domains(self) -> bool:
+        """Whether a transaction that may be committed later names a domain that dies now; see differences.py."""
+        self._naming = {(name, tx_id) for name, tx_id in self._naming if tx_id in self.open.get(name, [])}
+        return bool(self._naming)
 
     def _domain_step(self) -> Step:
         name = self._chance.choice(GUESTS)
@@ -132,7 +140,8 @@ class Script:
             if self._chance.random() < 0.8:
                 self._planned = [*_as_a_toolstack(name)]
             return Step("create", name)
-        if name in self.targeted or name not in self.connected or self._chance.random() < 0.5:
+        stays = name in self.targeted or name not in self.connected or self._names_domains()
+        if stays or self._chance.random() < 0.5:
             return Step("shut_down", name)
         return Step("destroy", name)
 

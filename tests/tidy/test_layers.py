@@ -28,7 +28,15 @@ LAYERS = [
 RANK = {name: len(LAYERS) - at for at, layer in enumerate(LAYERS) for name in layer}
 
 # Who may hold raw pointers.
-WRAPPERS = {"xenblk.ring", "xenblk.grants", "xenblk.emulated", "xenblk.xen", "xenblk.blkback", "xenblk.blkfront"}
+WRAPPERS = {
+    "xenblk.ring",
+    "xenblk.grants",
+    "xenblk.emulated",
+    "xenblk.xen",
+    "xenblk.blkback",
+    "xenblk.blkfront",
+    "xenblk.xenstore.page",
+}
 
 # Protocol and arithmetic: no sockets, clocks, threads or dice. Bytes, times and seeds come in as arguments.
 SANS_IO = [

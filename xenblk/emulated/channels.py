@@ -9,10 +9,12 @@ allocating side closes.
 import dataclasses
 import itertools
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from xenblk._native import ffi, lib
 from xenblk.abi import Domid, EvtchnPort
+from xenblk.emulated.evtchn import EmulatedEventChannel
 from xenblk.errors import HostError
 
 CHANNELS_MAX: Final = 4096
@@ -91,6 +93,14 @@ class ChannelTable:
                 end = channel.ends[side]
                 if end is not None and end.holder is holder:
                     self._drop_end(channel, side)
+
+    def end_of(
+        self, channel: Channel, side: int, port: EvtchnPort, on_close: Callable[[EvtchnPort], None]
+    ) -> EmulatedEventChannel:
+        """An end that the host holds itself, to use."""
+        own_fd, remote_fd = (os.dup(channel.eventfds[s]) for s in (side, 1 - side))
+        words = self._word(channel, side), self._word(channel, 1 - side)
+        return EmulatedEventChannel(port, self._words, *words, (own_fd, remote_fd), on_close)
 
     def ports(self, domid: Domid) -> list[EvtchnPort]:
         """The ports a domain has now."""

@@ -11,10 +11,17 @@ import dataclasses
 import fcntl
 import mmap
 import os
+import struct
 from typing import Final
 
-from xenblk.abi import PAGE_SIZE, Domid
+from xenblk._native import lib
+from xenblk.abi import DOM0, PAGE_SIZE, Domid
+from xenblk.errors import HostError
 from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, ForeignDomain
+from xenblk.xenstore.page import XENSTORE_GREF
+
+_GRANT_ENTRY: Final = struct.Struct("<HHI")
+"""flags, domid, frame (struct grant_entry_v1)"""
 
 GRANT_FRAMES: Final = 64
 """Xen's default `gnttab_max_frames`: 32768 references."""
@@ -91,6 +98,15 @@ class Domain:
             memoryview(self.table),
             memoryview(self.active),
         )
+
+    def map_store_page(self) -> mmap.mmap:
+        """The page that the domain granted to domain 0 by Xen's reference for it; HostError EINVAL if it did not."""
+        flags, domid, frame = _GRANT_ENTRY.unpack_from(self.table, XENSTORE_GREF * _GRANT_ENTRY.size)
+        if flags & (lib.GTF_type_mask | lib.GTF_readonly) != lib.GTF_permit_access or domid != DOM0:
+            raise HostError("EINVAL", f"domain {self.domid} did not grant its xenstore page to domain 0")
+        if frame >= self.memory_frames:
+            raise HostError("EINVAL", f"domain {self.domid} has {self.memory_frames} frames, no frame {frame}")
+        return mmap.mmap(self.memory_fd, PAGE_SIZE, offset=frame * PAGE_SIZE)
 
     def close(self) -> None:
         """Let go of the files; mappers that hold them keep theirs."""

@@ -44,7 +44,7 @@ class HostServer:
     def _open(self) -> None:
         core = Xenstored(clock=time.monotonic)
         self._xenstore = XenstoreServer(core, self._loop)
-        self.hypervisor = Hypervisor(core, self.run_directory.counters)
+        self.hypervisor = Hypervisor(self._xenstore, self.run_directory.counters)
         self._xenstore.listen(str(self.run_directory.xenstore(DOM0)), DOM0)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(self.run_directory.control))
@@ -205,6 +205,10 @@ class _Connection:
         local, channel = self._xen.bind_interdomain(self._entered(), remote, port)
         return _end_of(local, channel, 1)
 
+    def _store_ring(self, _request: Message) -> Answer:
+        port, channel = self._xen.open_store_ring(self._entered())
+        return _end_of(port, channel, 0)
+
     def _close_port(self, request: Message) -> Answer:
         self._xen.close_port(self._entered(), EvtchnPort(int(request["port"])))
         return {}, []
@@ -229,6 +233,7 @@ _HANDLERS: dict[str, Callable[[_Connection, Message], Answer]] = {
     "foreign": _Connection._foreign,
     "unbound": _Connection._unbound,
     "bind": _Connection._bind,
+    "store_ring": _Connection._store_ring,
     "close": _Connection._close_port,
     "counters": _Connection._counters,
     "status": _Connection._status,

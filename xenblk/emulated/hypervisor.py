@@ -24,7 +24,8 @@ from xenblk.emulated.domain import (
 )
 from xenblk.errors import HostError
 from xenblk.grants import pins, release_dead
-from xenblk.xenstore.xenstored import Xenstored
+from xenblk.xenstore.page import XenstorePage
+from xenblk.xenstore.server import XenstoreServer
 
 _COUNTERS_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
@@ -43,8 +44,10 @@ class Process:
 class Hypervisor:
     """State of one emulated Xen. Not thread-safe: the host's loop is its only caller."""
 
-    def __init__(self, xenstored: Xenstored, counters_dir: Path) -> None:
-        self.xenstored = xenstored
+    def __init__(self, xenstore: XenstoreServer, counters_dir: Path) -> None:
+        self.xenstored = xenstore.core
+        self.xenstored.domains.hypervisor = self
+        self._xenstore = xenstore
         self.words_fd = sealed_memfd("xenblk-evtchn", WORDS_BYTES)
         self._words = mmap.mmap(self.words_fd, WORDS_BYTES)
         self._channels = ChannelTable(self._words)
@@ -116,6 +119,7 @@ class Hypervisor:
         if domain is None:
             raise HostError("ENOENT", f"there is no domain {domid}")
         self._dying.append(domain)
+        self._xenstore.disconnect_ring(domid)
         if domain.kernel is not None:
             self._channels.close_all(domain.kernel)
             domain.kernel = None
@@ -165,6 +169,8 @@ class Hypervisor:
         fresh = Domain.create(domain.domid, next(self._instances), domain.memory_frames)
         fresh.kernel = process
         self._domains[domain.domid] = fresh
+        self._xenstore.disconnect_ring(domain.domid)
+        self.xenstored.boot(domain.domid)
         self._dying.append(domain)
         self.reap()
 
@@ -173,6 +179,8 @@ class Hypervisor:
         domain = self._domains.get(process.domid)
         if domain is not None and domain.kernel is process:
             domain.kernel = None
+            self._xenstore.disconnect_ring(process.domid)
+            self.xenstored.shut_down(process.domid)
 
     def leave(self, process: Process) -> None:
         """A process ended. A domain that loses its kernel without a halt is destroyed, as a crashed guest is."""
@@ -220,6 +228,29 @@ class Hypervisor:
     def close_port(self, process: Process, port: EvtchnPort) -> None:
         """EVTCHNOP_close."""
         self._channels.close(process.domid, port, process)
+
+    # The rings of xenstore
+
+    def open_store_ring(self, process: Process) -> tuple[EvtchnPort, Channel]:
+        """Serve the xenstore page of this process's domain; the port is the domain's end. HostError EINVAL."""
+        domain = self._domains.get(process.domid)
+        if domain is None or domain.kernel is not process:
+            raise HostError("EINVAL", "only a running guest has a xenstore ring")
+        self._xenstore.disconnect_ring(process.domid)
+        page = domain.map_store_page()
+        port, channel = self._channels.alloc_unbound(process.domid, DOM0, process)
+        own_port, _ = self._channels.bind_interdomain(DOM0, process.domid, port, self)
+        doorbell = self._channels.end_of(channel, 1, own_port, lambda p: self._channels.close(DOM0, p, self))
+        self._xenstore.connect_ring(process.domid, XenstorePage(memoryview(page), server=True), doorbell)
+        return port, channel
+
+    def exists(self, domid: Domid) -> bool:
+        """See xenstore's Hypervisor."""
+        return domid in self._domains
+
+    def connect(self, domid: Domid, port: int) -> None:
+        """See xenstore's Hypervisor: a domain is introduced when it is made; being introduced again resets its ring."""
+        self._xenstore.reset_ring(domid)
 
     # Reports
 

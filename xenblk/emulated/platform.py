@@ -3,10 +3,11 @@
 import contextlib
 import mmap
 import os
+import socket
 from pathlib import Path
 
 from xenblk._native import ffi
-from xenblk.abi import DOM0, Domid, EvtchnPort
+from xenblk.abi import DOM0, PAGE_SIZE, Domid, EvtchnPort, GrantRef
 from xenblk.counters import Counters
 from xenblk.emulated.channels import WORDS_BYTES
 from xenblk.emulated.control import ControlClient, close_fds
@@ -15,8 +16,10 @@ from xenblk.emulated.evtchn import EmulatedEventChannel
 from xenblk.emulated.memory import DomainMemory
 from xenblk.emulated.rundir import RunDirectory
 from xenblk.errors import PeerGoneError, UsageError
-from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, ForeignDomain, GrantMapper, GrantTable
+from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, ForeignDomain, GrantMapper, GrantTable, Page
+from xenblk.xenstore.bridge import RingBridge
 from xenblk.xenstore.client import Xenstore
+from xenblk.xenstore.page import XENSTORE_GREF, XenstorePage
 
 
 class EmulatedPlatform:
@@ -24,10 +27,14 @@ class EmulatedPlatform:
 
     For domain 0 any number of processes may enter. For a guest this process becomes the guest's kernel: its memory is
     fresh, and if it goes without `halt` the guest is destroyed. HostError if there is no such Xen or domain.
+
+    A guest may speak to xenstore over its socket, like everyone, or over its ring, like guests of real Xen; of rings it
+    has one, so one connection at a time.
     """
 
-    def __init__(self, run_dir: Path, domid: Domid) -> None:
+    def __init__(self, run_dir: Path, domid: Domid, *, store_ring: bool = False) -> None:
         self.domid = domid
+        self._store_ring = store_ring
         self._run_directory = RunDirectory(run_dir)
         self._control = ControlClient(self._run_directory.control)
         try:
@@ -40,6 +47,7 @@ class EmulatedPlatform:
         self._words = ffi.from_buffer("uint32_t[]", self._words_map)
         self._maptrack = mmap.mmap(maptrack_fd, MAPTRACK_ENTRIES * MAPTRACK_ENTRY_BYTES)
         self._mapper = GrantMapper(answer["owner"], domid, memoryview(self._maptrack))
+        self._store_page: Page | None = None
         self._memory: DomainMemory | None = None
         self._grant_table: GrantTable | None = None
         if memory_fds:
@@ -72,7 +80,16 @@ class EmulatedPlatform:
 
     def xenstore(self) -> Xenstore:
         """A new connection to xenstore as this domain."""
+        if self._store_ring:
+            return Xenstore(f"the ring of domain {self.domid}", sock=self._open_store_ring())
         return Xenstore(str(self._run_directory.xenstore(self.domid)))
+
+    def _open_store_ring(self) -> socket.socket:
+        page = self._store_page = self._store_page or self.memory.allocate_page()
+        self.grant_table.grant_reserved(GrantRef(XENSTORE_GREF), DOM0, page.frame)
+        page.view[:] = bytes(PAGE_SIZE)
+        doorbell = self._channel(*self._control.call("store_ring"))
+        return RingBridge(XenstorePage(page.view, server=False), doorbell).socket
 
     def foreign_domain(self, domid: Domid) -> ForeignDomain:
         """Another domain, to map grants of; HostError ENOENT if there is none."""

@@ -45,17 +45,23 @@ class WatchEvent:
     token: str
 
 
+def _dial(path: str, deadline_s: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(deadline_s)
+    try:
+        sock.connect(path)
+    except OSError as e:
+        sock.close()
+        raise pyxs.ConnectionError(e.strerror or str(e)) from None
+    return sock
+
+
 class _Transport:
     """A connected socket as pyxs wants one. Raises OSError; TimeoutError is one."""
 
-    def __init__(self, path: str, deadline_s: float) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
+        self._socket = sock
         self._socket.settimeout(deadline_s)
-        try:
-            self._socket.connect(path)
-        except OSError as e:
-            self._socket.close()
-            raise pyxs.ConnectionError(e.strerror or str(e)) from None
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -85,12 +91,13 @@ class _Transport:
 class _Connection(UnixSocketConnection):  # type: ignore[misc]
     """pyxs's connection over a socket that has a deadline and is always closed."""
 
-    def __init__(self, path: str, deadline_s: float) -> None:
+    def __init__(self, path: str, deadline_s: float, sock: socket.socket | None) -> None:
         super().__init__(path)
         self.deadline_s = deadline_s
+        self.sock = sock
 
     def create_transport(self) -> _Transport:
-        return _Transport(self.path, self.deadline_s)
+        return _Transport(self.sock or _dial(self.path, self.deadline_s), self.deadline_s)
 
     def send(self, packet: Packet) -> None:
         # The router's thread may close the transport meanwhile, and it alone does: a socket that is closed in here
@@ -125,8 +132,8 @@ class _Answer(RVar):  # type: ignore[misc]
 class _Router(Router):  # type: ignore[misc]
     """pyxs's router, whose end is an answer to everyone who waits."""
 
-    def __init__(self, path: str, deadline_s: float, on_end: Callable[[], None]) -> None:
-        super().__init__(_Connection(path, deadline_s))
+    def __init__(self, path: str, deadline_s: float, sock: socket.socket | None, on_end: Callable[[], None]) -> None:
+        super().__init__(_Connection(path, deadline_s, sock))
         self.deadline_s = deadline_s
         self.on_end = on_end
         self.ended = False
@@ -240,11 +247,14 @@ class XenstoreTransaction:
 
 
 class Xenstore(XenstoreTransaction):
-    """A connection to xenstore's socket at `path`; used from any thread, `next_event` from one."""
+    """A connection to xenstore's socket at `path`; used from any thread, `next_event` from one.
 
-    def __init__(self, path: str, *, deadline_s: float = 10.0) -> None:
+    With `sock`, one that is connected already, `path` only says where to. The socket is closed with the connection.
+    """
+
+    def __init__(self, path: str, *, deadline_s: float = 10.0, sock: socket.socket | None = None) -> None:
         self._events: queue.Queue[Any] = queue.Queue()
-        router = _Router(path, deadline_s, lambda: self._events.put(_LOST))
+        router = _Router(path, deadline_s, sock, lambda: self._events.put(_LOST))
         super().__init__(pyxs.Client(router=router), path)
         try:
             self._client.connect()
@@ -257,17 +267,26 @@ class Xenstore(XenstoreTransaction):
         self._lock = threading.Lock()
 
     def transact(self, function: Callable[[XenstoreTransaction], T]) -> T:
-        """Run `function` in a transaction of its own, again as long as somebody else's change comes in between."""
+        """Run `function` in a transaction of its own, again as long as somebody else's change comes in between.
+
+        Such a change may also be why something is refused in a transaction: rm answers EIO for a tree that is half
+        gone. So a refusal counts when it comes twice in a row.
+        """
+        refusal = ""
         for _ in range(TRANSACTION_ATTEMPTS):
             client = copy.copy(self._client)
             transaction = XenstoreTransaction(client, self._where)
             self._call("start a transaction", client.transaction)
             try:
                 result = function(transaction)
-            except BaseException:
+            except BaseException as e:
                 with contextlib.suppress(pyxs.PyXSError):
                     client.rollback()
-                raise
+                if not isinstance(e, XenstoreError) or str(e) == refusal:
+                    raise
+                refusal = str(e)
+                continue
+            refusal = ""
             if self._call("commit a transaction", client.commit):
                 return result
         raise XenstoreError("EAGAIN", f"a transaction, {TRANSACTION_ATTEMPTS} times in a row")

@@ -1,4 +1,4 @@
-"""Xenstore on Unix sockets: moves bytes between sockets and sessions, and nothing else."""
+"""Xenstore on Unix sockets, with rings beside them: moves bytes between sockets and sessions, and nothing else."""
 
 import contextlib
 import os
@@ -8,6 +8,9 @@ from typing import Final
 from xenblk.abi import DOM0, Domid
 from xenblk.errors import PeerError
 from xenblk.loop import READ, WRITE, Loop
+from xenblk.xenstore.page import XenstorePage
+from xenblk.xenstore.rings import Doorbell, RingConnection
+from xenblk.xenstore.store import refuse
 from xenblk.xenstore.xenstored import Xenstored
 
 RECEIVE_BYTES: Final = 1 << 14
@@ -25,7 +28,8 @@ class XenstoreServer:
         self.loop = loop
         self._listeners: dict[str, socket.socket] = {}
         self._connections: set[_Connection] = set()
-        self._changed: set[_Connection] = set()
+        self._rings: dict[Domid, RingConnection] = {}
+        self._changed: set[_Connection | RingConnection] = set()
         loop.add_ticker(self._tick)
 
     def listen(self, path: str, domid: Domid, mode: int = 0o600) -> None:
@@ -65,7 +69,26 @@ class XenstoreServer:
             self._changed.pop().serve()
         return None if self.core.due_s is None else max(0.0, self.core.due_s - self.core.clock())
 
-    def changed(self, connection: "_Connection") -> None:
+    def connect_ring(self, domid: Domid, page: XenstorePage, doorbell: Doorbell) -> None:
+        """Serve a domain's ring, instead of the one that it had, if any. Page and doorbell are the server's then."""
+        self.disconnect_ring(domid)
+        self._rings[domid] = RingConnection(self.core, self.loop, domid, page, doorbell, self.changed)
+
+    def reset_ring(self, domid: Domid) -> None:
+        """A domain is introduced again; XenstoreError EINVAL if it has no ring."""
+        ring = self._rings.get(domid)
+        if ring is None:
+            raise refuse("EINVAL", f"domain {domid} has no ring")
+        ring.begin_anew()
+
+    def disconnect_ring(self, domid: Domid) -> None:
+        """A domain's ring is no more; nothing happens if there is none."""
+        ring = self._rings.pop(domid, None)
+        if ring is not None:
+            self._changed.discard(ring)
+            ring.close()
+
+    def changed(self, connection: "_Connection | RingConnection") -> None:
         """A connection has something to do."""
         self._changed.add(connection)
 
@@ -78,6 +101,8 @@ class XenstoreServer:
         """Close every socket."""
         for connection in list(self._connections):
             connection.close()
+        for domid in list(self._rings):
+            self.disconnect_ring(domid)
         for path in list(self._listeners):
             self.unlisten(path)
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from xenblk.errors import PeerError
+from xenblk.errors import MessageTooLongError
 
 PAYLOAD_BYTES_MAX: Final = 4096
 _HEADER: Final = struct.Struct("<IIII")
@@ -82,14 +82,16 @@ class PacketParser:
             yield packet
 
     def next(self) -> Packet | None:
-        """The next packet, None until it is complete; PeerError when it is too long."""
+        """The next packet, None until it is complete; MessageTooLongError when it is."""
         data, start = self._data, self._start
         body = start + HEADER_BYTES
         if len(data) < body:
             return None
         kind, req_id, tx_id, length = _HEADER.unpack_from(data, start)
         if length > PAYLOAD_BYTES_MAX:
-            raise PeerError(f"a xenstore message has at most {PAYLOAD_BYTES_MAX} bytes, this one claims {length}")
+            raise MessageTooLongError(
+                f"a xenstore message has at most {PAYLOAD_BYTES_MAX} bytes, this one claims {length}"
+            )
         end = body + length
         if len(data) < end:
             return None

@@ -121,6 +121,10 @@ class Xenstored:
             domain.shut_down = True
             self.tree.tell_of_domains("@releaseDomain")
 
+    def boot(self, domid: Domid) -> None:
+        """A domain that was shut down runs again."""
+        self.domains.know(domid).shut_down = False
+
     def release(self, domid: Domid) -> None:
         """A domain is no more: its sessions end, its nodes go, its permissions are void, whoever watches is told.
 

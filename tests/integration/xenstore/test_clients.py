@@ -88,7 +88,7 @@ FAIL = {
     "write": ("write", "write /t/a", "write /t/a 1 /t/b", "write '/t/a b' 1", "write /t/a/ 1", "write @x 1"),
     "write some": ("write /t/n 1 /t/m! 2", "write /t/n! 1 /t/m 2", "read /t/n", "read /t/m"),
     "write too much": (f"write -R /t/n {'v' * 4097}", f"write -R /t/n {'v' * 5000}"),
-    "write long paths": (f"write {'p' * 2049} 1", f"write /{'p' * 2048} 1", f"write /local/domain/7/{'p' * 2049} 1"),
+    "write long paths": (f"write {'p' * 3072} 1", f"write /{'p' * 3072} 1", f"write /local/domain/7/{'p' * 3072} 1"),
     "rm": ("rm", "rm /", "rm -t /", "rm /nothing/at/all", "rm /t/a /nothing/at/all", "rm '/t/!'", "rm @releaseDomain"),
     "chmod": ("chmod", "chmod /t", "chmod /nothing n0", "chmod /t x0", "chmod -r /nothing n0", "chmod -u /nothing n0"),
     "chmod, bad domain": ("chmod /t n9", "chmod '/t a' n9", "chmod /t n5 x", "chmod -r / n9"),

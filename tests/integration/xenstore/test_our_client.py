@@ -82,6 +82,23 @@ def test_a_transaction_that_fails_changes_nothing(daemon: Any) -> None:
         assert not store.exists("/n")
 
 
+def test_regression_a_transaction_in_which_a_tree_went_away(daemon: Any) -> None:
+    """What it has read of the tree is no longer so, and rm says EIO: then it is tried again."""
+    with Xenstore(daemon.path) as store, Xenstore(daemon.path) as other:
+        store.write("/tree/a/b", "1")
+        attempts: list[str] = []
+
+        def remove(transaction: XenstoreTransaction) -> None:
+            attempts.append(",".join(transaction.directory("/tree")))
+            if len(attempts) == 1:
+                other.rm("/tree/a")
+            transaction.rm("/tree")
+
+        store.transact(remove)
+        assert attempts == ["a", ""]
+        assert not store.exists("/tree")
+
+
 def test_a_transaction_gives_up(daemon: Any) -> None:
     with Xenstore(daemon.path) as store, Xenstore(daemon.path) as other:
 
