@@ -10,7 +10,7 @@ C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/emulated/*.h xenbl
 C_TESTS   := $(wildcard tests/native/*.c)
 CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 
-.PHONY: demo test lint types native-test oracle pytest wheel-test dist clean
+.PHONY: demo test lint types native-test oracle pytest wheel-test bench-xenstore dist clean
 
 demo: $(VENV)/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
@@ -52,6 +52,11 @@ oracle: build/oracle/ready
 
 build/oracle/ready: tests/oracle/fetch.sh tests/oracle/shim.c
 	tests/oracle/fetch.sh build/oracle
+
+# Our xenstored beside the real one; benchmarks/README.md says what the figures mean.
+bench-xenstore: $(VENV)/ready oracle
+	$(BIN)/python benchmarks/xenstore/compare.py
+	$(BIN)/python benchmarks/xenstore/scale.py
 
 pytest: $(VENV)/ready
 	$(BIN)/pytest

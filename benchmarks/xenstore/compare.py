@@ -4,7 +4,7 @@
 
 JSON: {"machine": {"cpus", "pinned_apart", "python"}, "rounds", "seconds", "cases": [{"case", "connections", "ours",
 "real", "ratio"}]}. `ours` and `real` hold, for each figure, {"median", "min", "max"} of the rounds: `per_s`, and for
-the case `watch` also `p50_us` and `p99_us`. `ratio` is ours / real, of the medians: p50_us for `watch`, otherwise per_s.
+the case `watch` also `p50_us` and `p99_us`. `ratio` is ours / real, of the medians of p50_us for `watch`, else per_s.
 """
 
 import contextlib

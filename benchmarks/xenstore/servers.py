@@ -20,11 +20,12 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from oracle.daemon import RealXenstored, lacking
+from oracle.daemon import RealXenstored, environment, lacking, program
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NAMES: Final = ("ours", "real")
 START_S: Final = 30.0
+TOOL_S: Final = 120.0
 
 _SERVE: Final = """
 import sys
@@ -82,6 +83,15 @@ def start(name: str) -> Daemon:
     for thread in Path(f"/proc/{daemon.process.pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), _SERVER_CPUS)
     return daemon
+
+
+def run_tool(socket_path: str, name: str, *arguments: str) -> bytes:
+    """What one of Xen's own programs says to a daemon's store."""
+    env = {**environment(), "XENSTORED_PATH": socket_path}
+    done = subprocess.run([program(name), *arguments], env=env, stdout=subprocess.PIPE, timeout=TOOL_S, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{name} ended with {done.returncode}")
+    return done.stdout
 
 
 def in_turn(round_number: int) -> tuple[str, ...]:

@@ -1,0 +1,166 @@
+"""The benchmarks run to their end and say what they promise to. How fast anything is, is no test's business."""
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracle.daemon import lacking
+
+from xenblk.xenstore.wire import Packet, PacketParser, XsMsgType
+
+pytestmark = pytest.mark.checkout
+needs_real_xenstored = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "xenstore"
+DEADLINE_S = 120.0
+
+
+def _run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / script), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+
+def _json(script: str, *options: str) -> dict[str, Any]:
+    done = _run(script, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["machine"]["cpus"] >= 1
+    return found
+
+
+@needs_real_xenstored
+def test_compare() -> None:
+    found = _json("compare.py", "--rounds", "1", "--seconds", "0.02")
+    assert (found["rounds"], found["seconds"]) == (1, 0.02)
+    names = ["read", "write", "transaction", "directory10", "directory100", "read-pipelined", "create-remove", "watch"]
+    assert [(row["case"], row["connections"]) for row in found["cases"]] == [(n, c) for n in names for c in (1, 8)]
+    for row in found["cases"]:
+        figures = {"per_s", "p50_us", "p99_us"} if row["case"] == "watch" else {"per_s"}
+        for daemon in ("ours", "real"):
+            assert row[daemon].keys() == figures
+            for figure in row[daemon].values():
+                assert 0 < figure["min"] <= figure["median"] <= figure["max"]
+        figure = "p50_us" if row["case"] == "watch" else "per_s"
+        assert row["ratio"] == pytest.approx(row["ours"][figure]["median"] / row["real"][figure]["median"])
+
+
+@needs_real_xenstored
+def test_scale() -> None:
+    found = _json("scale.py", "--rounds", "1", "--sizes", "3,2", "--operations", "3")
+    assert (found["rounds"], found["operations"]) == (1, 3)
+    measures = ["fill", "walk", "xenstore_ls", "transaction", "event"]
+    assert [(row["domains"], row["measure"]) for row in found["rows"]] == [(n, m) for n in (2, 3) for m in measures]
+    for row in found["rows"]:
+        assert row["ratio"] == pytest.approx(row["ours_s"] / row["real_s"])
+        assert row["ours_growth"] > 0
+        assert row["real_growth"] > 0
+        if row["domains"] == 2:
+            assert (row["ours_growth"], row["real_growth"]) == (1, 1)
+
+
+@needs_real_xenstored
+def test_tables() -> None:
+    done = _run("scale.py", "--rounds", "1", "--sizes", "2", "--operations", "1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["measure", "domains", "ours", "growth", "real", "growth", "ours", "/", "real"]
+    assert "median of 1 round(s)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--sizes", "1"], "2 to 1000 domains can be measured, not 1"),
+        (["--sizes", "1001"], "2 to 1000 domains can be measured, not 1001"),
+        (["--sizes", "many"], "numbers of domains are written 125,250, not many"),
+    ],
+)
+def test_sizes_that_cannot_be_measured(options: list[str], sentence: str) -> None:
+    done = _run("scale.py", *options)
+    assert (done.returncode, sentence in done.stderr) == (2, True), done.stderr
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The load generator, under the sanitizers."""
+    program = tmp_path_factory.mktemp("load") / "load"
+    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-fsanitize=address,undefined"]
+    subprocess.run([os.environ.get("CC", "cc"), *flags, "-o", program, FOLDER / "load.c"], check=True)
+    return str(program)
+
+
+def _serve(load: str, folder: Path, case: str, behave: Callable[[Packet], bytes]) -> tuple[int, str, str]:
+    """Let `load` run a case on one connection to a server that answers as it likes; status and what was said."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen(1)
+        listener.settimeout(DEADLINE_S)
+        command = [load, str(folder / "socket"), case, "1", "0.01"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = listener.accept()
+            with connection:
+                parser = PacketParser()
+                while data := connection.recv(4096):
+                    if not all(_sent(connection, behave(packet)) for packet in parser.feed(data)):
+                        break
+            said, complained = process.communicate(timeout=DEADLINE_S)
+        return process.returncode, said, complained
+
+
+def _sent(connection: socket.socket, answer: bytes) -> bool:
+    connection.sendall(answer)
+    return answer != b""
+
+
+def _answer(request: Packet, **changes: Any) -> bytes:
+    return request._replace(payload=b"OK\0")._replace(**changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("behave", "sentence"),
+    [
+        (lambda _request: b"", "the server closed the connection"),
+        (lambda r: _answer(r, type=XsMsgType.ERROR, payload=b"EACCES\0"), "was answered with type 16: EACCES"),
+        (lambda r: _answer(r, type=XsMsgType.READ), "a request of type 12 was answered with type 2"),
+        (lambda r: _answer(r, req_id=7), "the answer to request 1 was due, one to 7 came"),
+        (lambda r: struct.pack("<IIII", r.type, 1, 0, 4097), "a message has at most 4096 bytes, this one claims 4097"),
+    ],
+    ids=["closed", "refused", "another type", "another request", "too long"],
+)
+def test_load_stops_at_a_wrong_answer(
+    load: str, tmp_path: Path, behave: Callable[[Packet], bytes], sentence: str
+) -> None:
+    status, said, complained = _serve(load, tmp_path, "read", behave)
+    assert (status, said) == (1, "")
+    assert complained.startswith("load: read, connection 0: ")
+    assert sentence in complained
+
+
+def test_load_tries_a_transaction_again(load: str, tmp_path: Path) -> None:
+    """Every other commit fails. An operation is one that succeeded."""
+    commits = []
+
+    def behave(request: Packet) -> bytes:
+        if request.type == XsMsgType.TRANSACTION_START:
+            assert request.tx_id == 0
+            return _answer(request, payload=b"17\0")
+        if request.type == XsMsgType.TRANSACTION_END:
+            assert (request.tx_id, request.payload) == (17, b"T\0")
+            commits.append(request.req_id)
+            if len(commits) % 2:
+                return _answer(request, type=XsMsgType.ERROR, payload=b"EAGAIN\0")
+        return _answer(request)
+
+    status, said, complained = _serve(load, tmp_path, "transaction", behave)
+    assert (status, complained) == (0, "")
+    found = json.loads(said)
+    assert (found["case"], found["connections"]) == ("transaction", 1)
+    assert found["operations"] == found["retries"] == len(commits) / 2 > 0
+    assert found["per_s"] == pytest.approx(found["operations"] / found["seconds"], rel=0.01)
