@@ -3,6 +3,7 @@
 epoll is used as it is: what a server does per request should be the request, not the loop.
 """
 
+import collections
 import os
 import select
 from collections.abc import Callable
@@ -13,7 +14,7 @@ WRITE: Final = select.EPOLLOUT
 
 
 class Loop:
-    """Calls each descriptor's function with the event mask, until `stop`, from any thread or signal handler."""
+    """Calls each descriptor's function with the event mask, until `stop`."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -21,7 +22,8 @@ class Loop:
         self._tickers: list[Callable[[], float | None]] = []
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
-        self.add(self._wake_fd, READ, lambda _mask: None)
+        self._calls: collections.deque[Callable[[], None]] = collections.deque()
+        self.add(self._wake_fd, READ, self._woken)
 
     def add(self, fd: int, mask: int, callback: Callable[[int], None]) -> None:
         """Call `callback` when `fd` is ready for `mask`, or has hung up. OSError as epoll_ctl(2) has it."""
@@ -52,8 +54,18 @@ class Loop:
     def _timeout_s(self) -> float | None:
         return min((s for ticker in self._tickers if (s := ticker()) is not None), default=None)
 
+    def call(self, function: Callable[[], None]) -> None:
+        """Let the loop call `function` once, soon; from any thread or signal handler."""
+        self._calls.append(function)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _woken(self, _mask: int) -> None:
+        os.eventfd_read(self._wake_fd)
+        while self._calls:
+            self._calls.popleft()()
+
     def stop(self) -> None:
-        """Let `run` return."""
+        """Let `run` return; from any thread or signal handler."""
         self._stopping = True
         os.eventfd_write(self._wake_fd, 1)
 

@@ -27,17 +27,6 @@ NAMES: Final = ("ours", "real")
 START_S: Final = 30.0
 TOOL_S: Final = 120.0
 
-_SERVE: Final = """
-import sys
-from xenblk.abi import DOM0
-from xenblk.loop import Loop
-from xenblk.xenstore.server import XenstoreServer
-from xenblk.xenstore.xenstored import Xenstored
-loop = Loop()
-XenstoreServer(Xenstored(), loop).listen(sys.argv[1], DOM0)
-loop.run()
-"""
-
 
 class Daemon(Protocol):
     """A running xenstored; `socket` is where domain 0 connects."""
@@ -49,18 +38,14 @@ class Daemon(Protocol):
         """End it."""
 
 
-def start_ours(folder: Path) -> subprocess.Popen[bytes]:
-    """Our daemon, which will listen at `folder`/socket."""
-    return subprocess.Popen([sys.executable, "-c", _SERVE, str(folder / "socket")])
-
-
 class OurXenstored:
     """Our daemon, running; the counterpart of RealXenstored."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="xenblk-"))
         self.socket = str(self.folder / "socket")
-        self.process = start_ours(self.folder)
+        command = [sys.executable, "-m", "xenblk", "xenstored", "--socket", self.socket]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         end_s = time.monotonic() + START_S
         while time.monotonic() < end_s and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

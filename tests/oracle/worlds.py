@@ -40,6 +40,9 @@ class OurWorld:
         """See Hypervisor."""
         return domid in self._existing
 
+    def disconnect(self, domid: Domid) -> None:
+        """See Hypervisor."""
+
     def connect(self, domid: Domid, port: int) -> None:
         """See Hypervisor."""
         if domid not in self._existing:

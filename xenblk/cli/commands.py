@@ -8,7 +8,7 @@ import sys
 import click
 
 from xenblk import __version__
-from xenblk.cli import bench, compare, copy, disks, host
+from xenblk.cli import bench, compare, copy, disks, host, xenstored
 from xenblk.errors import UsageError, XenblkError
 
 
@@ -27,6 +27,7 @@ for _command in (
     bench.bench,
     host.host,
     host.backend,
+    xenstored.xenstored,
     disks.attach,
     disks.detach,
     disks.list_disks,

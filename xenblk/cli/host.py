@@ -1,8 +1,5 @@
 """`xenblk host` and `xenblk backend`: the emulated Xen, and the domain that serves its disks."""
 
-import resource
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -10,14 +7,10 @@ import click
 from xenblk.abi import Domid
 from xenblk.blkback import Backend, BackendParameters
 from xenblk.cli.options import domid_option, run_dir_option
+from xenblk.cli.service import allow_many_descriptors, say_ready, stop_on_signals
 from xenblk.emulated.host import HostServer
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.processes import stop_on_lifeline
-
-
-def _stop_on_signals(stop: Callable[[], None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop())
 
 
 @click.command()
@@ -28,13 +21,12 @@ def host(run_dir: Path, lifeline: int | None) -> None:
 
     Its run directory may be given to xenstore's own tools as XENSTORED_RUNDIR.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each domain and channel takes two descriptors
+    allow_many_descriptors()
     with HostServer(run_dir) as server:
-        _stop_on_signals(server.stop)
+        stop_on_signals(server.stop)
         if lifeline is not None:
             stop_on_lifeline(lifeline, server.stop)
-        click.echo(f"xenblk host: ready; XENSTORED_RUNDIR={server.run_directory.path}")
+        say_ready(f"xenblk host: ready; XENSTORED_RUNDIR={server.run_directory.path}")
         server.run()
 
 
@@ -72,8 +64,8 @@ def backend(
     platform = EmulatedPlatform(run_dir, domid)
     try:
         driver = Backend(platform, parameters)
-        _stop_on_signals(driver.stop)
-        click.echo(f"xenblk backend: ready; serves the disks of domain {domid}")
+        stop_on_signals(driver.stop)
+        say_ready(f"xenblk backend: ready; serves the disks of domain {domid}")
         driver.run()
     finally:
         platform.close()

@@ -22,7 +22,7 @@ from xenblk.emulated.domain import (
     Maptrack,
     sealed_memfd,
 )
-from xenblk.errors import HostError
+from xenblk.errors import HostError, XenstoreError
 from xenblk.grants import pins, release_dead
 from xenblk.xenstore.page import XenstorePage
 from xenblk.xenstore.server import XenstoreServer
@@ -250,7 +250,13 @@ class Hypervisor:
 
     def connect(self, domid: Domid, port: int) -> None:
         """See xenstore's Hypervisor: a domain is introduced when it is made; being introduced again resets its ring."""
+        if domid not in self._domains:
+            raise XenstoreError("EINVAL", f"there is no domain {domid}")
         self._xenstore.reset_ring(domid)
+
+    def disconnect(self, domid: Domid) -> None:
+        """See xenstore's Hypervisor."""
+        self._xenstore.disconnect_ring(domid)
 
     # Reports
 

@@ -17,10 +17,9 @@ from typing import Final
 
 from xenblk.abi import DOM0, Domid
 from xenblk.errors import HostError
+from xenblk.xenstore.server import SOCKET_PATH_BYTES_MAX
 
 ENVIRONMENT: Final = "XENBLK_RUN_DIR"
-SOCKET_PATH_BYTES_MAX: Final = 107
-"""sun_path holds 108 bytes with its NUL (unix(7))."""
 
 
 def default_run_dir() -> Path:

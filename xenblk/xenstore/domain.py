@@ -86,6 +86,9 @@ class Hypervisor(Protocol):
     def connect(self, domid: Domid, port: int) -> None:
         """Serve a domain that is being introduced, or anew if it was before; XenstoreError EINVAL if it is none."""
 
+    def disconnect(self, domid: Domid) -> None:
+        """Serve a domain no more, which is being released."""
+
 
 class NoHypervisor:
     """There are no domains but those that the embedding host introduces."""
@@ -97,6 +100,9 @@ class NoHypervisor:
     def connect(self, domid: Domid, port: int) -> None:
         """None."""
         raise XenstoreError("EINVAL", f"domain {domid}")
+
+    def disconnect(self, domid: Domid) -> None:
+        """None."""
 
 
 class DomainTable:

@@ -10,8 +10,10 @@ from xenblk.errors import PeerError
 from xenblk.loop import READ, WRITE, Loop
 from xenblk.xenstore.page import XenstorePage
 from xenblk.xenstore.rings import Doorbell, RingConnection
-from xenblk.xenstore.store import refuse
 from xenblk.xenstore.xenstored import Xenstored
+
+SOCKET_PATH_BYTES_MAX: Final = 107
+"""sun_path holds 108 bytes with its NUL (unix(7))."""
 
 RECEIVE_BYTES: Final = 1 << 14
 """How much is read from a client at a time, so that one cannot keep the others waiting."""
@@ -75,11 +77,9 @@ class XenstoreServer:
         self._rings[domid] = RingConnection(self.core, self.loop, domid, page, doorbell, self.changed)
 
     def reset_ring(self, domid: Domid) -> None:
-        """A domain is introduced again; XenstoreError EINVAL if it has no ring."""
-        ring = self._rings.get(domid)
-        if ring is None:
-            raise refuse("EINVAL", f"domain {domid} has no ring")
-        ring.begin_anew()
+        """A domain is introduced again; nothing happens if it has no ring."""
+        if (ring := self._rings.get(domid)) is not None:
+            ring.begin_anew()
 
     def disconnect_ring(self, domid: Domid) -> None:
         """A domain's ring is no more; nothing happens if there is none."""

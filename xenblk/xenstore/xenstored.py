@@ -135,6 +135,7 @@ class Xenstored:
             raise refuse("EINVAL" if domid == DOM0 else "ENOENT", f"release {domid}")
         for session in list(domain.sessions):
             session.close()
+        self.domains.hypervisor.disconnect(domid)
         self.tree.remove_owned(domain)
         self._limit.forget(domid)
         self.domains.forget(domain)
