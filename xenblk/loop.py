@@ -13,6 +13,10 @@ READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 
 
+EVENTS_MAX: Final = 64
+"""How many are taken at a time; the rest come next."""
+
+
 class Loop:
     """Calls each descriptor's function with the event mask, until `stop`."""
 
@@ -45,14 +49,20 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `stop`."""
+        poll, find = self._epoll.poll, self._callbacks.get
         while not self._stopping:
-            for fd, mask in self._epoll.poll(self._timeout_s()):
+            for fd, mask in poll(self._tick(), EVENTS_MAX):
                 # What came before in the same round may have removed it.
-                if (callback := self._callbacks.get(fd)) is not None:
+                if (callback := find(fd)) is not None:
                     callback(mask)
 
-    def _timeout_s(self) -> float | None:
-        return min((s for ticker in self._tickers if (s := ticker()) is not None), default=None)
+    def _tick(self) -> float | None:
+        shortest_s = None
+        for ticker in self._tickers:
+            wait_s = ticker()
+            if wait_s is not None and (shortest_s is None or wait_s < shortest_s):
+                shortest_s = wait_s
+        return shortest_s
 
     def call(self, function: Callable[[], None]) -> None:
         """Let the loop call `function` once, soon; from any thread or signal handler."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from xenblk.errors import XenstoreError
 from xenblk.xenstore.domain import Domain, Quotas
-from xenblk.xenstore.store import Node, Perm, View, child_of, may, owns, parent_of, refuse
+from xenblk.xenstore.store import Node, Perm, View, child_of, make_node, may, owns, parent_of, refuse
 
 
 class Operations:
@@ -25,13 +25,13 @@ class Operations:
         """A node that the domain may read: ENOENT, or EACCES."""
         node = view.get(path)
         if node is None or not may(domain, "r", node):
-            raise self._refusal(view, domain, path, "r", node)
+            raise refuse(self._reason(view, domain, path, "r", node), path)
         return node
 
-    def _refusal(self, view: View, domain: Domain, path: str, right: str, node: Node | None) -> XenstoreError:
+    def _reason(self, view: View, domain: Domain, path: str, right: str, node: Node | None) -> str:
         """ENOENT, but EACCES where the domain has not that right on the nearest ancestor: it learns nothing there."""
         _, ancestor = self._nearest(view, path)
-        return refuse("ENOENT" if node is None and may(domain, right, ancestor) else "EACCES", path)
+        return "ENOENT" if node is None and may(domain, right, ancestor) else "EACCES"
 
     def _nearest(self, view: View, path: str) -> tuple[str, Node]:
         while (node := view.get(parent_of(path))) is None:
@@ -42,7 +42,7 @@ class Operations:
         """Set a node's value, making it and its parents if need be."""
         node = view.get(path)
         if node is not None and may(domain, "w", node):
-            node = self._put(view, domain, path, Node(value, node.perms, node.children, self._next_generation()))
+            node = self._put(view, domain, path, make_node(value, node.perms, node.children, self._next_generation()))
         else:
             self._allow_creation(view, domain, path, node)
             node = self._create(view, domain, path, value)
@@ -56,9 +56,8 @@ class Operations:
             view.changed(path, self._create(view, domain, path, b""))
 
     def _allow_creation(self, view: View, domain: Domain, path: str, node: Node | None) -> None:
-        refusal = self._refusal(view, domain, path, "w", node)
-        if refusal.name != "ENOENT":
-            raise refusal
+        if (reason := self._reason(view, domain, path, "w", node)) != "ENOENT":
+            raise refuse(reason, path)
 
     def _put(self, view: View, domain: Domain, path: str, node: Node) -> Node:
         """Put a node, as far as the quota on its size and on its owner's memory allows: ENOSPC, EIO."""
@@ -108,9 +107,9 @@ class Operations:
         """Remove a node with all below it; nothing happens where only the node is missing."""
         node = view.get(path)
         if node is None or not may(domain, "w", node):
-            refusal = self._refusal(view, domain, path, "w", node)
-            if refusal.name != "ENOENT" or view.get(parent_of(path)) is None:
-                raise refusal
+            reason = self._reason(view, domain, path, "w", node)
+            if reason != "ENOENT" or view.get(parent_of(path)) is None:
+                raise refuse(reason, path)
             return
         if path == "/":
             raise refuse("EINVAL", "rm of /")
@@ -155,7 +154,7 @@ class Operations:
         """Set a node's permissions; only domain 0 may give it to another owner."""
         node = view.get(path)
         if node is None or not owns(domain, node):
-            raise self._refusal(view, domain, path, "w", node)
+            raise refuse(self._reason(view, domain, path, "w", node), path)
         if not domain.privileged and perms[0].domid != node.owner.domid:
             raise refuse("EPERM", path)
         node, old_perms = Node(node.value, perms, node.children, self._next_generation()), node.perms

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from xenblk.abi import DOM0, Domid
 from xenblk.xenstore import control
 from xenblk.xenstore.domain import Domain
-from xenblk.xenstore.store import SPECIAL, Node, View, absolute, canonical_path, parse_number, parse_perm, refuse
+from xenblk.xenstore.store import SPECIAL, View, absolute, canonical_path, parse_number, parse_perm, refuse
 from xenblk.xenstore.transaction import Transaction
 from xenblk.xenstore.watch import Watch
 from xenblk.xenstore.wire import PAYLOAD_BYTES_MAX, Packet, XsMsgType
@@ -27,12 +27,12 @@ _OK: Final = b"OK\0"
 # Arguments
 
 
-def _single(packet: Packet) -> str:
+def _single(packet: Packet) -> bytes:
     """The one argument: exactly one NUL, at the end."""
-    payload = packet.payload
-    if payload.find(b"\0") != len(payload) - 1 or not payload:
+    text, end, rest = packet.payload.partition(b"\0")
+    if rest or not end:
         raise refuse("EINVAL", "one argument with its end")
-    return payload[:-1].decode("latin-1")
+    return text
 
 
 def _strings(packet: Packet, at_least: int, at_most: int) -> list[bytes]:
@@ -42,33 +42,34 @@ def _strings(packet: Packet, at_least: int, at_most: int) -> list[bytes]:
     return strings
 
 
-def _path(session: "Session", text: str) -> str:
-    return canonical_path(text, session.domain.domid, session.core.quotas.path_max)
+def _path(session: "Session", text: bytes) -> str:
+    return canonical_path(text, session.domid, session.quotas.path_max)
 
 
-def _node(session: "Session", view: View, text: str) -> Node:
-    return session.core.tree.operations.read(view, session.domain, _path(session, text))
+def _only_path(session: "Session", packet: Packet) -> str:
+    return canonical_path(_single(packet), session.domid, session.quotas.path_max)
 
 
-def _special_or_path(session: "Session", text: str) -> str:
-    return text if text in SPECIAL else _path(session, text)
+def _special_or_path(session: "Session", text: bytes) -> str:
+    special = text.decode("latin-1")
+    return special if special in SPECIAL else _path(session, text)
 
 
 # Nodes
 
 
 def _read(session: "Session", view: View, packet: Packet) -> bytes:
-    return _node(session, view, _single(packet)).value
+    return session.operations.read(view, session.domain, _only_path(session, packet)).value
 
 
 def _directory(session: "Session", view: View, packet: Packet) -> bytes:
-    return _node(session, view, _single(packet)).children
+    return session.operations.read(view, session.domain, _only_path(session, packet)).children
 
 
 def _directory_part(session: "Session", view: View, packet: Packet) -> bytes:
     """The node's generation, then names from an offset into their list, as many as fit; an empty one ends the list."""
     text, offset_text = _strings(packet, 2, 2)
-    node = _node(session, view, text.decode("latin-1"))
+    node = session.operations.read(view, session.domain, _path(session, text))
     generation, offset = b"%d\0" % node.generation, parse_number(offset_text)
     room = PAYLOAD_BYTES_MAX - len(generation) - 1
     rest = node.children[offset:]
@@ -79,7 +80,7 @@ def _directory_part(session: "Session", view: View, packet: Packet) -> bytes:
 
 def _get_perms(session: "Session", view: View, packet: Packet) -> bytes:
     path = _special_or_path(session, _single(packet))
-    node = session.core.tree.operations.read(view, session.domain, path)
+    node = session.operations.read(view, session.domain, path)
     return b"".join(str(perm).encode() + b"\0" for perm in node.perms)
 
 
@@ -87,17 +88,17 @@ def _write(session: "Session", view: View, packet: Packet) -> bytes:
     text, separator, value = packet.payload.partition(b"\0")
     if not separator:
         raise refuse("EINVAL", "write")
-    session.core.tree.operations.write(view, session.domain, _path(session, text.decode("latin-1")), value)
+    session.operations.write(view, session.domain, _path(session, text), value)
     return _OK
 
 
 def _mkdir(session: "Session", view: View, packet: Packet) -> bytes:
-    session.core.tree.operations.mkdir(view, session.domain, _path(session, _single(packet)))
+    session.operations.mkdir(view, session.domain, _only_path(session, packet))
     return _OK
 
 
 def _rm(session: "Session", view: View, packet: Packet) -> bytes:
-    session.core.tree.operations.rm(view, session.domain, _path(session, _single(packet)))
+    session.operations.rm(view, session.domain, _only_path(session, packet))
     return _OK
 
 
@@ -113,7 +114,7 @@ def _set_perms(session: "Session", view: View, packet: Packet) -> bytes:
     if text.startswith("@"):
         core.tree.set_special_perms(domain, text, perms)
     else:
-        core.tree.operations.set_perms(view, domain, _path(session, text), perms)
+        session.operations.set_perms(view, domain, _path(session, name), perms)
     return _OK
 
 
@@ -130,7 +131,7 @@ def _watch(session: "Session", _view: View, packet: Packet) -> bytes:
     text = name.decode("latin-1")
     path, prefix_chars = _watched_path(session, text)
     if not text.startswith("@"):
-        _path(session, text)
+        _path(session, name)
     elif len(text) > WATCH_NAME_CHARS_MAX:
         raise refuse("EINVAL", f"a name of {len(text)} characters")
     core, domain = session.core, session.domain
@@ -168,14 +169,14 @@ def _transaction_start(session: "Session", _view: View, packet: Packet) -> bytes
         raise refuse("EBUSY", "a transaction inside a transaction")
     if not domain.privileged and domain.nr_transactions > core.quotas.transactions:
         raise refuse("ENOSPC", f"{domain.nr_transactions} transactions")
-    while True:
-        session.last_transaction = session.last_transaction % 0xFFFFFFFF + 1
-        if session.last_transaction not in session.transactions:
-            break
-    session.transactions[session.last_transaction] = Transaction(core.tree, domain)
+    tx_id = session.last_transaction % 0xFFFFFFFF + 1
+    while tx_id in session.transactions:
+        tx_id = tx_id % 0xFFFFFFFF + 1
+    session.last_transaction = tx_id
+    session.transactions[tx_id] = Transaction(core.tree, domain)
     domain.nr_transactions += 1
     core.nr_transactions += 1
-    return b"%d\0" % session.last_transaction
+    return b"%d\0" % tx_id
 
 
 def _transaction_end(session: "Session", _view: View, packet: Packet) -> bytes:
@@ -196,11 +197,11 @@ def _transaction_end(session: "Session", _view: View, packet: Packet) -> bytes:
 
 
 def _get_domain_path(_session: "Session", _view: View, packet: Packet) -> bytes:
-    return b"/local/domain/%d\0" % parse_number(_single(packet).encode("latin-1"))
+    return b"/local/domain/%d\0" % parse_number(_single(packet))
 
 
 def _is_domain_introduced(session: "Session", _view: View, packet: Packet) -> bytes:
-    return b"T\0" if session.core.is_introduced(parse_number(_single(packet).encode("latin-1"))) else b"F\0"
+    return b"T\0" if session.core.is_introduced(parse_number(_single(packet))) else b"F\0"
 
 
 def _introduce(session: "Session", _view: View, packet: Packet) -> bytes:
@@ -220,7 +221,7 @@ def _known(session: "Session", number: int) -> Domain:
 
 
 def _guest(session: "Session", packet: Packet) -> Domain:
-    number = parse_number(_single(packet).encode("latin-1"))
+    number = parse_number(_single(packet))
     if number == DOM0:
         raise refuse("EINVAL", "domain 0 stays")
     return _known(session, number)

@@ -94,7 +94,7 @@ class RingConnection:
 
     def _move(self) -> bool:
         session, moved = self._session, False
-        session.feed(b"")
+        session.work()
         if (wanted_bytes := session.wanted_bytes) and (data := self._page.take(wanted_bytes)):
             session.feed(data)
             moved = True

@@ -31,7 +31,8 @@ class XenstoreServer:
         self._listeners: dict[str, socket.socket] = {}
         self._connections: set[_Connection] = set()
         self._rings: dict[Domid, RingConnection] = {}
-        self._changed: set[_Connection | RingConnection] = set()
+        self.changed: set[_Connection | RingConnection] = set()
+        """Those that have something to do before anybody waits for anything."""
         loop.add_ticker(self._tick)
 
     def listen(self, path: str, domid: Domid, mode: int = 0o600) -> None:
@@ -65,16 +66,20 @@ class XenstoreServer:
             self._connections.add(_Connection(self, sock, domid))
 
     def _tick(self) -> float | None:
-        """What one client did may concern others: they are served before anybody waits for anything."""
-        self.core.tick()
-        while self._changed:
-            self._changed.pop().serve()
-        return None if self.core.due_s is None else max(0.0, self.core.due_s - self.core.clock())
+        """Serve those whom something concerns that they or others did.
+
+        Replies go out after all that came in was read: who waits for several of them wakes up once.
+        """
+        core, changed = self.core, self.changed
+        core.tick()
+        while changed:
+            changed.pop().serve()
+        return None if core.due_s is None else max(0.0, core.due_s - core.clock())
 
     def connect_ring(self, domid: Domid, page: XenstorePage, doorbell: Doorbell) -> None:
         """Serve a domain's ring, instead of the one that it had, if any. Page and doorbell are the server's then."""
         self.disconnect_ring(domid)
-        self._rings[domid] = RingConnection(self.core, self.loop, domid, page, doorbell, self.changed)
+        self._rings[domid] = RingConnection(self.core, self.loop, domid, page, doorbell, self.changed.add)
 
     def reset_ring(self, domid: Domid) -> None:
         """A domain is introduced again; nothing happens if it has no ring."""
@@ -85,17 +90,13 @@ class XenstoreServer:
         """A domain's ring is no more; nothing happens if there is none."""
         ring = self._rings.pop(domid, None)
         if ring is not None:
-            self._changed.discard(ring)
+            self.changed.discard(ring)
             ring.close()
-
-    def changed(self, connection: "_Connection | RingConnection") -> None:
-        """A connection has something to do."""
-        self._changed.add(connection)
 
     def forget(self, connection: "_Connection") -> None:
         """A connection ended."""
         self._connections.discard(connection)
-        self._changed.discard(connection)
+        self.changed.discard(connection)
 
     def close(self) -> None:
         """Close every socket."""
@@ -118,7 +119,7 @@ class _Connection:
         self._closed = False
         sock.setblocking(False)
         server.loop.add(sock.fileno(), READ, self._ready)
-        self._session = server.core.connect(domid, lambda: server.changed(self))
+        self._session = server.core.connect(domid, lambda: server.changed.add(self))
 
     def _ready(self, mask: int) -> None:
         try:
@@ -128,32 +129,29 @@ class _Connection:
                     self.close()
                     return
                 self._session.feed(data)
-            self._send()
+            self._server.changed.add(self)
         except BlockingIOError:
             pass
         except (OSError, PeerError):
             self.close()
 
     def serve(self) -> None:
-        """Go on after something that somebody else did."""
-        if self._session.closed:
-            self.close()
-            return
+        """Send what there is to send, and go on with what had to wait."""
+        session = self._session
+        output = b""
         try:
-            self._session.feed(b"")
-            self._send()
+            session.work()
+            while output := session.output:
+                session.consume(self._sock.send(output))
+        except BlockingIOError:
+            pass
         except (OSError, PeerError):
             self.close()
-
-    def _send(self) -> None:
-        session = self._session
-        with contextlib.suppress(BlockingIOError):
-            while data := session.output:
-                session.consume(self._sock.send(data))
+            return
         if session.closed:
             self.close()
             return
-        mask = (0 if session.waiting else READ) | (WRITE if session.output else 0)
+        mask = (0 if session.waiting else READ) | (WRITE if output else 0)
         if mask != self._mask:
             self._mask = mask
             self._server.loop.change(self._sock.fileno(), mask)

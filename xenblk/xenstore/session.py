@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from xenblk.errors import XenstoreError
 from xenblk.xenstore.domain import Domain
-from xenblk.xenstore.requests import HANDLERS, OUTSIDE_TRANSACTIONS, PRIVILEGED
+from xenblk.xenstore.requests import HANDLERS, OUTSIDE_TRANSACTIONS, PRIVILEGED, Handler
 from xenblk.xenstore.store import View, refuse
 from xenblk.xenstore.transaction import Transaction
 from xenblk.xenstore.wire import PAYLOAD_BYTES_MAX, Packet, PacketParser, XsMsgType, encode
@@ -48,18 +48,9 @@ class Outstanding:
             self.domain.resume()
 
 
-class _Message:
-    """Something to send. An event has a payload, and for a guest a time at which it is given up."""
-
-    __slots__ = ("cause", "data", "event", "expires_s")
-
-    def __init__(self, data: bytes, cause: Outstanding | None, event: bytes | None, expires_s: float | None) -> None:
-        self.data = data
-        self.event = event
-        self.expires_s = expires_s
-        self.cause = cause
-        if cause is not None:
-            cause.nr_messages += 1
+_Message = tuple[bytes, Outstanding | None, bytes | None, float | None]
+"""Something to send: the bytes, whose request they belong to, and of an event its payload, and for a guest the time at
+which it is given up. A plain tuple, since there is one for each reply."""
 
 
 class Session:
@@ -72,6 +63,10 @@ class Session:
     def __init__(self, core: "Xenstored", domain: Domain, number: int, on_change: Callable[[], None]) -> None:
         self.core = core
         self.domain = domain
+        self.domid = domain.domid
+        self._limited = not domain.privileged
+        self.operations = core.tree.operations
+        self.quotas = core.quotas
         self.number = number
         self.closed = False
         self.transactions: dict[int, Transaction] = {}
@@ -91,35 +86,42 @@ class Session:
     @property
     def output(self) -> bytes:
         """The next bytes to send, empty when there are none."""
-        if not self._queue:
+        queue = self._queue
+        if not queue:
             return b""
-        if len(self._queue) == 1:
-            return self._queue[0].data[self._sent_bytes :]
-        return b"".join([message.data for message in self._queue])[self._sent_bytes :]
+        if len(queue) == 1:
+            return queue[0][0][self._sent_bytes :]
+        return b"".join([message[0] for message in queue])[self._sent_bytes :]
 
     def consume(self, nr_bytes: int) -> None:
         """Say how much of `output` was taken; requests that waited for that are served."""
+        queue = self._queue
         nr_bytes += self._sent_bytes
-        while self._queue and nr_bytes >= len(self._queue[0].data):
-            nr_bytes -= len(self._queue[0].data)
-            self._forget(self._queue.popleft())
+        while queue and nr_bytes >= len(queue[0][0]):
+            nr_bytes -= len(queue[0][0])
+            self._forget(queue.popleft())
         self._sent_bytes = nr_bytes
-        self._work()
+        if self._parser.packets:
+            self.work()
 
     def _forget(self, message: _Message) -> None:
-        self._queued_bytes -= len(message.data)
-        self.domain.memory_bytes -= len(message.data)
-        if message.event is not None:
-            self._events.discard(message.event)
-        if message.cause is not None:
-            message.cause.taken()
+        data, cause, event, _ = message
+        self._queued_bytes -= len(data)
+        if event is not None:
+            self._events.discard(event)
+        if self._limited:
+            self.domain.memory_bytes -= len(data)
+        if cause is not None:
+            cause.taken()
 
     def _send(self, message: _Message) -> None:
+        data, cause, _, _ = message
         self._queue.append(message)
-        self._queued_bytes += len(message.data)
-        self.domain.memory_bytes += len(message.data)
-        if not self._serving:
-            self._on_change()
+        self._queued_bytes += len(data)
+        if self._limited:
+            self.domain.memory_bytes += len(data)
+        if cause is not None:
+            cause.nr_messages += 1
 
     def send_event(self, path: str, token: bytes) -> None:
         """Queue a watch event, unless it is too long to send, or the same one waits and says as much.
@@ -141,29 +143,30 @@ class Session:
             self.close()
             return
         self._events.add(event)
-        self.core.trace.message(self, "OUT", XsMsgType.WATCH_EVENT, event)
-        self._send(_Message(data, self.core.cause, event, expires_s))
+        if self.core.trace.active:
+            self.core.trace.message(self, "OUT", XsMsgType.WATCH_EVENT, event)
+        self._send((data, self.core.cause, event, expires_s))
+        if not self._serving:
+            self._on_change()
 
     def expire(self, now_s: float) -> float | None:
         """Drop events that waited for too long, and say when the next will have."""
         kept: collections.deque[_Message] = collections.deque()
         for i, message in enumerate(self._queue):
-            begun = i == 0 and self._sent_bytes > 0
-            if message.expires_s is None or message.expires_s > now_s or begun:
+            expires_s, begun = message[3], i == 0 and self._sent_bytes > 0
+            if expires_s is None or expires_s > now_s or begun:
                 kept.append(message)
             else:
                 self._forget(message)
         self._queue = kept
-        return min((m.expires_s for m in kept if m.expires_s is not None and m.expires_s > now_s), default=None)
+        return min((at_s for *_, at_s in kept if at_s is not None and at_s > now_s), default=None)
 
     # Input
 
     @property
     def waiting(self) -> bool:
         """Whether no more requests are served before something else happens."""
-        if self._queued_bytes > OUTPUT_BYTES_MAX:
-            return True
-        return not self.domain.privileged and self.core.is_held_back(self.domain)
+        return self._queued_bytes > OUTPUT_BYTES_MAX or (self._limited and self.core.is_held_back(self.domain))
 
     @property
     def wanted_bytes(self) -> int:
@@ -173,59 +176,68 @@ class Session:
     def feed(self, data: bytes) -> None:
         """Take bytes from the client and answer the requests that they complete."""
         self._parser.feed(data)
-        self._work()
+        self.work()
 
     def resume(self) -> None:
-        """Requests that waited may be able to go on; whoever feeds this session is told, and feeds it again."""
+        """Requests that waited may be able to go on; whoever feeds this session is told, and lets it work."""
         if not self.closed and not self._serving:
             self._on_change()
 
-    def _work(self) -> None:
-        if self._serving:
+    def work(self) -> None:
+        """Answer requests that had to wait, as far as they need not any more."""
+        packets, broken = self._parser.packets, self._parser.broken
+        if self._serving or not (packets or broken):
             return
         self._serving = True
         try:
-            while not self.closed and not self.waiting and (packet := self._parser.next()) is not None:
-                self._serve(packet)
+            while packets and not self.closed and not self.waiting:
+                self._serve(packets.popleft())
+            if broken and not packets:
+                self._parser.next()
         finally:
             self._serving = False
 
     def _serve(self, packet: Packet) -> None:
         core = self.core
-        core.trace.message(self, "IN", packet.type, packet.payload)
-        core.cause = None if self.domain.privileged else Outstanding(self.domain)
-        kind = packet.type
+        kind, req_id, tx_id, payload = packet
+        if core.trace.active:
+            core.trace.message(self, "IN", kind, payload)
+        cause = None
+        if self._limited:
+            cause = core.cause = Outstanding(self.domain)
         try:
-            payload = self._answer(packet)
+            payload = self._handler(kind)(self, self._view(kind, tx_id) if tx_id else core.tree, packet)
             if len(payload) > PAYLOAD_BYTES_MAX:
                 raise refuse("E2BIG", "a reply")
         except XenstoreError as e:
             kind, payload = XsMsgType.ERROR, e.name.encode() + b"\0"
-        cause, core.cause = core.cause, None
         if cause is not None:
+            core.cause = None
             core.charge(self.domain, packet)
         if self.closed:  # by the events of the very request that this answers
             return
-        core.trace.message(self, "OUT", kind, payload)
-        self._send(_Message(encode(kind, packet.req_id, packet.tx_id, payload), cause, None, None))
+        if core.trace.active:
+            core.trace.message(self, "OUT", kind, payload)
+        self._send((encode(kind, req_id, tx_id, payload), cause, None, None))
         if self.after_reply is not None:
             rest, self.after_reply = self.after_reply, None
             rest()
 
-    def _answer(self, packet: Packet) -> bytes:
-        kind, tx_id = packet.type, packet.tx_id
+    def _handler(self, kind: int) -> Handler:
         handler = HANDLERS.get(kind)
         if handler is None:
             raise refuse("ENOSYS", f"operation {kind}")
-        if kind in PRIVILEGED and not self.domain.privileged:
+        if self._limited and kind in PRIVILEGED:
             raise refuse("EACCES", f"operation {kind}")
-        view: View = self.core.tree
-        if tx_id and kind not in OUTSIDE_TRANSACTIONS:
-            transaction = self.transactions.get(tx_id)
-            if transaction is None:
-                raise refuse("ENOENT", f"transaction {tx_id}")
-            view = transaction
-        return handler(self, view, packet)
+        return handler
+
+    def _view(self, kind: int, tx_id: int) -> View:
+        if kind in OUTSIDE_TRANSACTIONS:
+            return self.core.tree
+        transaction = self.transactions.get(tx_id)
+        if transaction is None:
+            raise refuse("ENOENT", f"transaction {tx_id}")
+        return transaction
 
     # Ends
 

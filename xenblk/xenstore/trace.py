@@ -30,6 +30,8 @@ class Trace:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
+        self.active = False
+        """Whether anything is written: who has much to say may ask first."""
         if path is not None:
             self.open()
 
@@ -39,13 +41,13 @@ class Trace:
         if path is not None:
             file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
             self.close()
-            self._path, self._file = path, file
+            self._path, self._file, self.active = path, file, True
             self.note("***")
 
     def close(self) -> None:
         """Write no more."""
         if self._file is not None:
-            file, self._file = self._file, None
+            file, self._file, self.active = self._file, None, False
             with contextlib.suppress(OSError):
                 file.close()
 

@@ -35,7 +35,7 @@ from typing import Protocol
 
 from xenblk.abi import DOM0, Domid
 from xenblk.xenstore.domain import Domain, Quotas
-from xenblk.xenstore.store import Node, Perm, View, refuse
+from xenblk.xenstore.store import Node, Perm, View, make_node, refuse
 
 
 class Live(View, Protocol):
@@ -56,6 +56,7 @@ class Transaction:
     def __init__(self, live: Live, domain: Domain) -> None:
         self._live = live
         self._domain = domain
+        self._limited = not domain.privileged
         self._seen: dict[str, Node | None] = {}
         self._made: dict[str, Node | None] = {}
         self._exact: dict[str, bool] = {}
@@ -69,16 +70,15 @@ class Transaction:
         """See View; ENOSPC if the caller looked at too many nodes."""
         if path in self._made:
             return self._made[path]
-        if path not in self._seen:
-            self._look(path)
-        return self._seen[path]
-
-    def _look(self, path: str) -> None:
-        if not self._domain.privileged and len(self._seen) >= self._live.quotas.transaction_nodes:
+        if path in self._seen:
+            return self._seen[path]
+        if self._limited and len(self._seen) >= self._live.quotas.transaction_nodes:
             self._spoiled = True
             raise refuse("ENOSPC", "a transaction's nodes")
         node = self._seen[path] = self._live.get(path)
-        self._account(len(path) + node.size_bytes if node is not None else 0)
+        if self._limited and node is not None:
+            self._account(len(path) + node.size_bytes)
+        return node
 
     def put(self, path: str, node: Node) -> None:
         """See View."""
@@ -88,14 +88,15 @@ class Transaction:
             self._count(before, -1)
             self._count(node, 1)
         self._created |= before is None
-        self._account(node.size_bytes - (before.size_bytes if before is not None else -len(path)))
+        if self._limited:
+            self._account(node.size_bytes - (before.size_bytes if before is not None else -len(path)))
 
     def drop(self, path: str) -> None:
         """See View."""
         before = self.get(path)
         self._made[path] = None
         self._count(before, -1)
-        if before is not None:
+        if self._limited and before is not None:
             self._account(-len(path) - before.size_bytes)
 
     def _count(self, node: Node | None, change: int) -> None:
@@ -122,7 +123,11 @@ class Transaction:
 
     def conflicts(self) -> bool:
         """Whether anything that was looked at has changed."""
-        return any(_version(self._live.get(path)) != _version(seen) for path, seen in self._seen.items())
+        for path, seen in self._seen.items():
+            live = self._live.get(path)
+            if live is not seen and _version(live) != _version(seen):
+                return True
+        return False
 
     def commit(self) -> bool:
         """Apply everything at once; False, and nothing, if there is a conflict.
@@ -132,11 +137,13 @@ class Transaction:
         """
         if self._spoiled:
             raise refuse("ENOMEM", "a transaction in which something failed")
-        self._check_owners()
+        if self._nodes:
+            self._check_owners()
         if self.conflicts():
             return False
-        for path in [path for path in self._seen if path in self._made]:
-            self._apply(path)
+        for path in self._seen:
+            if path in self._made:
+                self._apply(path)
         return True
 
     def _check_owners(self) -> None:
@@ -151,7 +158,7 @@ class Transaction:
         """Each node and its event, before the next node: permissions are asked of what is there by then."""
         before, after = self._seen[path], self._made[path]
         if after is not None:
-            self._live.put(path, after._replace(generation=self._live.next_generation()))
+            self._live.put(path, make_node(after.value, after.perms, after.children, self._live.next_generation()))
         elif before is not None:
             self._live.drop(path)
         if path in self._exact:
@@ -160,7 +167,8 @@ class Transaction:
 
     def discard(self) -> None:
         """Give back what the private copies count for; the last thing to do with a transaction, however it ended."""
-        self._account(-self._memory_bytes)
+        if self._limited:
+            self._account(-self._memory_bytes)
 
 
 def _version(node: Node | None) -> int:

@@ -11,7 +11,7 @@ from xenblk.abi import DOM0, Domid
 from xenblk.xenstore.domain import Domain, DomainTable, Quotas
 from xenblk.xenstore.operations import Operations
 from xenblk.xenstore.store import SPECIAL, Node, Perm, ancestors_of, child_of, may, owns, parent_of, permits, refuse
-from xenblk.xenstore.watch import WatchTable
+from xenblk.xenstore.watch import WatchTable, fire
 
 
 class Tree:
@@ -21,7 +21,8 @@ class Tree:
         self.quotas = quotas
         self.watches = WatchTable()
         self._domains = domains
-        self._generations = itertools.count(1)
+        self.next_generation = itertools.count(1).__next__
+        """Gives a number that no version of a node has yet."""
         self._nodes: dict[str, Node] = {}
         self.operations = Operations(quotas, self.next_generation)
         perms = (Perm("n", DOM0, domains.dom0.birth),)
@@ -29,10 +30,6 @@ class Tree:
             self._nodes[path] = Node(b"", perms, b"", 0)
         for path, children in (("/", b"tool\0"), ("/tool", b"xenstored\0"), ("/tool/xenstored", b"")):
             self.put(path, Node(b"", perms, children, self.next_generation()))
-
-    def next_generation(self) -> int:
-        """A number that no version of a node has yet."""
-        return next(self._generations)
 
     def birth_of(self, domid: Domid) -> int:
         """What tells a domain from another of the same number; 0 for one that does not exist."""
@@ -76,6 +73,9 @@ class Tree:
         self, path: str, node: Node | None, *, old_perms: tuple[Perm, ...] | None = None, exact: bool = False
     ) -> None:
         """See View."""
+        watches = self.watches.concerned(path, exact=exact)
+        if not watches:
+            return
 
         def may_know(domain: Domain) -> bool:
             if old_perms is not None and (domain.privileged or permits(domain, "r", old_perms)):
@@ -86,7 +86,7 @@ class Tree:
             parent = self._nodes.get(parent_of(path))
             return parent is not None and may(domain, "r", parent)
 
-        self.watches.fire(path, may_know, exact=exact)
+        fire(watches, path, may_know)
 
     def nr_nodes(self, domid: Domid) -> int:
         """See View."""
@@ -98,7 +98,7 @@ class Tree:
 
     def tell_of_domains(self, name: str) -> None:
         """Special nodes stand alone: nobody hears of them who may read the root, or watches that."""
-        self.watches.fire(name, lambda domain: may(domain, "r", self._nodes[name]), exact=True)
+        fire(self.watches.concerned(name, exact=True), name, lambda domain: may(domain, "r", self._nodes[name]))
 
     def set_special_perms(self, domain: Domain, name: str, perms: tuple[Perm, ...]) -> None:
         """Say who hears of domains: ENOENT for a name that means nothing, EACCES for who does not own it."""

@@ -10,7 +10,7 @@ Watches are kept by path, so that a change costs as much as the path has parts, 
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Protocol
 
@@ -88,20 +88,25 @@ class WatchTable:
         for watch in self._by_key.pop(listener, {}).values():
             self._unlink(watch)
 
-    def fire(self, path: str, may_know: Callable[[Domain], bool], *, exact: bool = False) -> None:
-        """Tell those concerned of a change who may know; `exact` if these are the watches on the very node only."""
-        if not self._by_path:
-            return
+    def concerned(self, path: str, *, exact: bool = False) -> list[Watch]:
+        """Whom a change concerns, in the order to tell them; `exact` if it is the watches on the very node only."""
         found: list[Watch] = []
+        if not self._by_path:
+            return found
         for at in (path,) if exact else ancestors_of(path):
-            found += self._by_path.get(at, ())
-        if not found:
-            return
-        found.sort(key=attrgetter("order"))
-        known: dict[Domain, bool] = {}
-        for watch in found:
-            domain = watch.listener.domain
-            if domain not in known:
-                known[domain] = may_know(domain)
-            if known[domain]:
-                watch.fire(path)
+            if at in self._by_path:
+                found += self._by_path[at]
+        if len(found) > 1:
+            found.sort(key=attrgetter("order"))
+        return found
+
+
+def fire(watches: Iterable[Watch], path: str, may_know: Callable[[Domain], bool]) -> None:
+    """Send an event for `path` to those whose domains may know; each domain is asked about once."""
+    known: dict[Domain, bool] = {}
+    for watch in watches:
+        domain = watch.listener.domain
+        if domain not in known:
+            known[domain] = may_know(domain)
+        if known[domain]:
+            watch.fire(path)

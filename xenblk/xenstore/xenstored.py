@@ -66,8 +66,7 @@ class Xenstored:
 
     def tick(self) -> None:
         """Drop events that guests did not take for too long, and let those go on that had to wait."""
-        now_s = self.clock()
-        if self.due_s is None or now_s < self.due_s:
+        if self.due_s is None or (now_s := self.clock()) < self.due_s:
             return
         self.due_s = None
         for domain in self.domains:
@@ -145,7 +144,7 @@ class Xenstored:
     # As domain 0
 
     def _path(self, path: str) -> str:
-        return canonical_path(path, DOM0, self.quotas.path_max)
+        return canonical_path(path.encode("latin-1", "replace"), DOM0, self.quotas.path_max)
 
     def read(self, path: str) -> bytes:
         """A node's value; XenstoreError if there is none."""
