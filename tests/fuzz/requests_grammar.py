@@ -1,0 +1,97 @@
+"""Requests to xenstore as clients might send them: mostly right, about few nodes, so that they get into each other's
+way; some with a fault inside the message, few with one that puts the stream out of step.
+"""
+
+import random
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from fuzzing import EDGES, mutate
+
+from xenblk.xenstore.wire import PAYLOAD_BYTES_MAX, XsMsgType
+
+PATHS: Final = (
+    *(b"/", b"/a", b"/a/b", b"/a/b/c", b"/big", b"/local", b"/local/domain/5", b"/local/domain/5/a/b"),
+    *(b"a", b"a/b", b"/local/domain/7/a", b"/local/domain/9", b"/tool/xenstored"),
+    *(b"@introduceDomain", b"@releaseDomain", b"@other", b"", b"//", b"/a/", b"/local/domain/", b"/\xff"),
+    *(b"/" + b"x" * 2047, b"/" + b"x" * 2048, b"y" * 3060, b"/a" + b"/d" * 500),
+)
+"""The first 13 are paths of nodes that there may be."""
+
+NODES: Final = PATHS[:13]
+PERMS: Final = (b"n0", b"n5", b"r5", b"b7", b"w7", b"n9", b"r0", b"n7", b"n65535", b"n65536", b"x5", b"n", b"")
+DOMIDS: Final = (b"5", b"7", b"9", b"0", b"1", b"32752", b"65536", b"-1", b"", b"5x", b"99999999999999999999999")
+COMMANDS: Final = (
+    *(b"check", b"help", b"quota", b"quota\x005", b"quota-soft", b"memreport", b"memreport\0file", b"log\0on"),
+    *(b"log\0off", b"logfile\0file", b"print\0text", b"live-update", b""),
+    *(b"quota\0set\0" + name for name in (b"outstanding\x001", b"nodes\x003", b"memory\x00999", b"watches\x001")),
+)
+TOKENS: Final = (b"t\0", b"u\0", b"\0", b"t" * 4050 + b"\0")
+SIZES: Final = (0, 1, 30, 1900, 2010, 2100, 3900, PAYLOAD_BYTES_MAX)
+
+
+def _path(dice: random.Random) -> bytes:
+    return dice.choice(NODES if dice.random() < 0.85 else PATHS) + b"\0"
+
+
+def _child(dice: random.Random) -> bytes:
+    return dice.choice(NODES).rstrip(b"/") + b"/" + bytes([dice.choice(b"abcdefgh")]) * dice.choice([1, 1, 60]) + b"\0"
+
+
+def _value(dice: random.Random) -> bytes:
+    return dice.choice([b"v", b"\0", b"\xff"]) * dice.choice(SIZES)
+
+
+def _perms(dice: random.Random) -> bytes:
+    return b"".join(dice.choice(PERMS[:8] if dice.random() < 0.9 else PERMS) + b"\0" for _ in range(dice.randrange(7)))
+
+
+def _domid(dice: random.Random) -> bytes:
+    return dice.choice(DOMIDS[:3] if dice.random() < 0.8 else DOMIDS) + b"\0"
+
+
+def _changed(dice: random.Random) -> bytes:
+    return _path(dice) if dice.random() < 0.5 else _child(dice)
+
+
+def _number(dice: random.Random) -> bytes:
+    return b"%d\0" % dice.choice([0, 2, 60, *EDGES])
+
+
+PAYLOADS: Final[dict[int, Callable[[random.Random], bytes]]] = {
+    XsMsgType.WRITE: lambda dice: _changed(dice) + _value(dice),
+    XsMsgType.MKDIR: _changed,
+    XsMsgType.RM: _changed,
+    XsMsgType.WATCH: lambda dice: _path(dice) + dice.choice(TOKENS),
+    XsMsgType.UNWATCH: lambda dice: _path(dice) + dice.choice(TOKENS),
+    XsMsgType.DIRECTORY_PART: lambda dice: _path(dice) + _number(dice),
+    XsMsgType.SET_PERMS: lambda dice: _path(dice) + _perms(dice),
+    XsMsgType.TRANSACTION_START: lambda _dice: b"\0",
+    XsMsgType.TRANSACTION_END: lambda dice: dice.choice([b"T\0", b"T\0", b"F\0", b""]),
+    XsMsgType.RESET_WATCHES: lambda _dice: b"\0",
+    XsMsgType.INTRODUCE: lambda dice: _domid(dice) + b"1\0" + dice.choice([b"1\0", b"0\0"]),
+    XsMsgType.RELEASE: _domid,
+    XsMsgType.RESUME: _domid,
+    XsMsgType.GET_DOMAIN_PATH: _domid,
+    XsMsgType.IS_DOMAIN_INTRODUCED: _domid,
+    XsMsgType.SET_TARGET: lambda dice: _domid(dice) + _domid(dice),
+    XsMsgType.CONTROL: lambda dice: dice.choice(COMMANDS) + b"\0",
+}
+"""What a type has for its payload; where nothing is said, a path."""
+
+_COMMON: Final = (XsMsgType.WRITE, XsMsgType.WATCH, XsMsgType.TRANSACTION_START, XsMsgType.READ, XsMsgType.SET_PERMS)
+KINDS: Final = (*XsMsgType, *_COMMON, *_COMMON, *[XsMsgType.TRANSACTION_END] * 2, XsMsgType.RM, 20, 99)
+
+
+def request(dice: random.Random) -> bytes:
+    """One message, or what is left of one; about one in 50 puts the stream out of step."""
+    kind = dice.choice(KINDS)
+    payload = PAYLOADS.get(kind, _path)(dice)[:PAYLOAD_BYTES_MAX]
+    if dice.random() < 0.15:
+        payload = mutate(dice, payload)[:PAYLOAD_BYTES_MAX]
+    inside = kind == XsMsgType.TRANSACTION_END or dice.random() < 0.3
+    tx_id = dice.choice([1, 2, 3, *EDGES] if dice.random() < 0.1 else [1, 1, 2]) if inside else 0
+    req_id = dice.choice(EDGES)
+    message = struct.pack("<IIII", kind, req_id, tx_id, len(payload)) + payload
+    return mutate(dice, message) if dice.random() < 0.02 else message
