@@ -61,7 +61,7 @@ class Tree:
             owner.owned.discard(path)
 
     def _owner(self, node: Node) -> Domain:
-        """Whom a node counts for; what is left of a dead domain (the root, at most) counts for domain 0."""
+        """Whom a node counts for; what was given to a domain after it died counts for domain 0."""
         domain = self._domains.get(node.owner.domid)
         return domain if domain is not None and domain.birth == node.owner.birth else self._domains.dom0
 
@@ -132,15 +132,22 @@ class Tree:
     # Domains that are gone
 
     def remove_owned(self, domain: Domain) -> None:
-        """Remove what a domain owns, with all below it. Special nodes stay, and are domain 0's from then on."""
+        """Remove what a domain owns, with all below it. The root and special nodes stay, as domain 0's."""
         for path in self._tops(domain.owned):
             if path in self._nodes:
                 self.operations.remove(self, path)
-        for path in SPECIAL:
+        for path in ("/", *SPECIAL):
             node = self._nodes[path]
-            if domain.is_one_of(node.owner):
-                owner = Perm(node.owner.letter, DOM0, self._domains.dom0.birth)
-                self._nodes[path] = node._replace(perms=(owner, *node.perms[1:]))
+            if node.owner.birth == domain.birth:
+                self._give_to_dom0(path, node)
+
+    def _give_to_dom0(self, path: str, node: Node) -> None:
+        owner = Perm(node.owner.letter, DOM0, self._domains.dom0.birth)
+        given = node._replace(perms=(owner, *node.perms[1:]), generation=self.next_generation())
+        if path in SPECIAL:
+            self._nodes[path] = given
+        else:
+            self.put(path, given)
 
     def _tops(self, paths: Iterable[str]) -> list[str]:
         """Those with none of the others above them, in the order in which a walk through the tree meets them."""
