@@ -10,14 +10,14 @@ import random
 import sys
 
 from fuzzing import Case, cut, main
-from requests_grammar import request
+from requests_grammar import Speaker
 from world import CLIENTS, World
 
 
-def _talk(dice: random.Random, client: int) -> Case:
+def _talk(dice: random.Random, client: int, speaker: Speaker) -> Case:
     """A few requests, one of them perhaps many times."""
-    messages = [request(dice) for _ in range(dice.randrange(1, 6))]
-    if dice.random() < 0.1:
+    messages = [speaker.request() for _ in range(dice.randrange(1, 12))]
+    if dice.random() < 0.05:
         messages += [dice.choice(messages)] * dice.randrange(40)
     return [[client, piece.hex()] for piece in cut(dice, b"".join(messages))[:50]]
 
@@ -31,18 +31,16 @@ def _event(dice: random.Random, client: int) -> Case:
 
 def make(dice: random.Random) -> Case:
     """What several clients do, mixed."""
+    speakers = [Speaker(dice) for _ in CLIENTS]
     strands = []
-    for _ in range(dice.randrange(1, 30)):
+    for _ in range(dice.randrange(1, 25)):
         client = dice.randrange(len(CLIENTS))
-        strands.append(_talk(dice, client) if dice.random() < 0.7 else _event(dice, client))
+        strands.append(_talk(dice, client, speakers[client]) if dice.random() < 0.8 else _event(dice, client))
     if dice.random() < 0.5:
         return [step for strand in strands for step in strand]
     case: Case = []
-    while strands:
-        strand = dice.choice(strands[:4])
-        case.append(strand.pop(0))
-        if not strand:
-            strands.remove(strand)
+    while strands := [strand for strand in strands if strand]:
+        case.append(dice.choice(strands[:4]).pop(0))
     return case
 
 

@@ -11,15 +11,15 @@ from fuzzing import EDGES, mutate
 
 from xenblk.xenstore.wire import PAYLOAD_BYTES_MAX, XsMsgType
 
-PATHS: Final = (
-    *(b"/", b"/a", b"/a/b", b"/a/b/c", b"/big", b"/local", b"/local/domain/5", b"/local/domain/5/a/b"),
+NODES: Final = (
+    *(b"/", b"/a", b"/a/b", b"/a/b/c", b"/big", b"/local/domain/5", b"/local/domain/5/a/b"),
     *(b"a", b"a/b", b"/local/domain/7/a", b"/local/domain/9", b"/tool/xenstored"),
+)
+PATHS: Final = (
+    *NODES,
     *(b"@introduceDomain", b"@releaseDomain", b"@other", b"", b"//", b"/a/", b"/local/domain/", b"/\xff"),
     *(b"/" + b"x" * 2047, b"/" + b"x" * 2048, b"y" * 3060, b"/a" + b"/d" * 500),
 )
-"""The first 13 are paths of nodes that there may be."""
-
-NODES: Final = PATHS[:13]
 PERMS: Final = (b"n0", b"n5", b"r5", b"b7", b"w7", b"n9", b"r0", b"n7", b"n65535", b"n65536", b"x5", b"n", b"")
 DOMIDS: Final = (b"5", b"7", b"9", b"0", b"1", b"32752", b"65536", b"-1", b"", b"5x", b"99999999999999999999999")
 COMMANDS: Final = (
@@ -40,7 +40,7 @@ def _child(dice: random.Random) -> bytes:
 
 
 def _value(dice: random.Random) -> bytes:
-    return dice.choice([b"v", b"\0", b"\xff"]) * dice.choice(SIZES)
+    return (dice.choice([b"v", b"\0\1", b"\xff"]) * PAYLOAD_BYTES_MAX)[: dice.choice(SIZES)]
 
 
 def _perms(dice: random.Random) -> bytes:
@@ -68,7 +68,7 @@ PAYLOADS: Final[dict[int, Callable[[random.Random], bytes]]] = {
     XsMsgType.DIRECTORY_PART: lambda dice: _path(dice) + _number(dice),
     XsMsgType.SET_PERMS: lambda dice: _path(dice) + _perms(dice),
     XsMsgType.TRANSACTION_START: lambda _dice: b"\0",
-    XsMsgType.TRANSACTION_END: lambda dice: dice.choice([b"T\0", b"T\0", b"F\0", b""]),
+    XsMsgType.TRANSACTION_END: lambda dice: dice.choice([b"T\0", b"T\0", b"T\0", b"F\0"]),
     XsMsgType.RESET_WATCHES: lambda _dice: b"\0",
     XsMsgType.INTRODUCE: lambda dice: _domid(dice) + b"1\0" + dice.choice([b"1\0", b"0\0"]),
     XsMsgType.RELEASE: _domid,
@@ -80,18 +80,43 @@ PAYLOADS: Final[dict[int, Callable[[random.Random], bytes]]] = {
 }
 """What a type has for its payload; where nothing is said, a path."""
 
-_COMMON: Final = (XsMsgType.WRITE, XsMsgType.WATCH, XsMsgType.TRANSACTION_START, XsMsgType.READ, XsMsgType.SET_PERMS)
-KINDS: Final = (*XsMsgType, *_COMMON, *_COMMON, *[XsMsgType.TRANSACTION_END] * 2, XsMsgType.RM, 20, 99)
+KINDS: Final = (
+    *[*XsMsgType, 20, 99],
+    *[XsMsgType.WRITE, XsMsgType.MKDIR, XsMsgType.RM, XsMsgType.READ, XsMsgType.DIRECTORY] * 5,
+    *[XsMsgType.SET_PERMS, XsMsgType.WATCH, XsMsgType.TRANSACTION_START, *[XsMsgType.TRANSACTION_END] * 2] * 4,
+)
 
 
-def request(dice: random.Random) -> bytes:
-    """One message, or what is left of one; about one in 50 puts the stream out of step."""
-    kind = dice.choice(KINDS)
-    payload = PAYLOADS.get(kind, _path)(dice)[:PAYLOAD_BYTES_MAX]
-    if dice.random() < 0.15:
-        payload = mutate(dice, payload)[:PAYLOAD_BYTES_MAX]
-    inside = kind == XsMsgType.TRANSACTION_END or dice.random() < 0.3
-    tx_id = dice.choice([1, 2, 3, *EDGES] if dice.random() < 0.1 else [1, 1, 2]) if inside else 0
-    req_id = dice.choice(EDGES)
-    message = struct.pack("<IIII", kind, req_id, tx_id, len(payload)) + payload
-    return mutate(dice, message) if dice.random() < 0.02 else message
+class Speaker:
+    """A client: it knows which transactions it may have."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._started = 0
+        self._open: list[int] = []
+
+    def request(self) -> bytes:
+        """One message, or what is left of one; about one in 200 puts the stream out of step."""
+        dice = self._dice
+        kind = dice.choice(KINDS)
+        if kind == XsMsgType.TRANSACTION_END and not self._open:
+            kind = XsMsgType.TRANSACTION_START
+        payload = PAYLOADS.get(kind, _path)(dice)
+        if dice.random() < 0.1:
+            payload = mutate(dice, payload)
+        payload = payload[:PAYLOAD_BYTES_MAX]
+        tx_id = dice.choice(EDGES) if dice.random() < 0.03 else self._transaction(kind)
+        message = struct.pack("<IIII", kind, dice.choice(EDGES), tx_id, len(payload)) + payload
+        return mutate(dice, message) if dice.random() < 0.005 else message
+
+    def _transaction(self, kind: int) -> int:
+        if kind == XsMsgType.TRANSACTION_START:
+            self._started += 1
+            self._open.append(self._started)
+            return 0
+        if not self._open or (self._dice.random() < 0.5 and kind != XsMsgType.TRANSACTION_END):
+            return 0
+        tx_id = self._dice.choice(self._open)
+        if kind == XsMsgType.TRANSACTION_END:
+            self._open.remove(tx_id)
+        return tx_id

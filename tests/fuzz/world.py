@@ -4,7 +4,7 @@ The clients' connections do as server.py's do, without sockets: they read while 
 says that something changed.
 """
 
-import os
+import io
 import pickle
 import re
 from pathlib import Path
@@ -48,7 +48,7 @@ class Nowhere(Trace):
     """A trace that writes no file, whatever path a client names."""
 
     def open(self, path: Path | None = None) -> None:
-        super().open(Path(os.devnull))
+        self._file = io.BytesIO()
 
     def report(self, text: str, path: Path | None) -> None:
         pass
@@ -145,9 +145,15 @@ class World:
         self.outstanding_max = 0
         for domid in (5, 7):
             self.core.introduce(Domid(domid))
-            self.core.mkdir(f"/local/domain/{domid}")
-            self.core.set_perms(f"/local/domain/{domid}", [f"n{domid}"])
+            self._make(f"/local/domain/{domid}", f"n{domid}")
+            self._make(f"/local/domain/{domid}/a", f"n{domid}", "r5")
+        self._make("/a", "b0")
+        self._make("/a/b", "n5", "b7")
         self.clients = [Client(self, domid) for domid in CLIENTS]
+
+    def _make(self, path: str, *perms: str) -> None:
+        self.core.mkdir(path)
+        self.core.set_perms(path, perms)
 
     def do(self, step: list[Any]) -> None:
         """One step of a case; whoever is concerned by it goes on."""
