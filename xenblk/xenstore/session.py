@@ -8,6 +8,7 @@ too many of its requests are outstanding, that is until their replies and the ev
 """
 
 import collections
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 OUTPUT_BYTES_MAX: Final = 1 << 16
 """Above this much output that nobody took, no more requests are served."""
+
+_MESSAGES_AT_ONCE: Final = 64
+"""Of so much output, so that a try to send costs the same however much waits."""
 
 UNREAD_BYTES_MAX: Final = 1 << 23
 """Events come whether or not the client reads; one that lets so much pile up is disconnected."""
@@ -85,13 +89,15 @@ class Session:
 
     @property
     def output(self) -> bytes:
-        """The next bytes to send, empty when there are none."""
+        """The next bytes to send, empty when there are none. Not always all of them, if there are many."""
         queue = self._queue
         if not queue:
             return b""
         if len(queue) == 1:
             return queue[0][0][self._sent_bytes :]
-        return b"".join([message[0] for message in queue])[self._sent_bytes :]
+        few = self._queued_bytes <= OUTPUT_BYTES_MAX
+        messages = queue if few else itertools.islice(queue, _MESSAGES_AT_ONCE)
+        return b"".join([message[0] for message in messages])[self._sent_bytes :]
 
     def consume(self, nr_bytes: int) -> None:
         """Say how much of `output` was taken; requests that waited for that are served."""

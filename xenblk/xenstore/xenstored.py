@@ -7,6 +7,7 @@ nothing expires, and nobody's credit grows.
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from xenblk.abi import DOM0, DOMID_FIRST_RESERVED, Domid
 from xenblk.errors import XenstoreError
@@ -18,6 +19,9 @@ from xenblk.xenstore.store import canonical_path, parse_perm, refuse
 from xenblk.xenstore.trace import Trace
 from xenblk.xenstore.tree import Tree
 from xenblk.xenstore.wire import Packet, XsMsgType
+
+MEMORY_POLL_S: Final = 1.0
+"""How often to see whether a guest that used up its memory has some again."""
 
 
 class Xenstored:
@@ -87,11 +91,11 @@ class Xenstored:
 
     def is_held_back(self, domain: Domain) -> bool:
         """Whether a guest's requests have to wait."""
-        return (
-            domain.nr_outstanding >= self.quotas.outstanding
-            or domain.memory_bytes >= self.quotas.memory
-            or self._limit.wait_s(domain.domid) > 0
-        )
+        if domain.memory_bytes >= self.quotas.memory:
+            # Whoever frees some of it, or allows more, does not know who waits for that.
+            self.due_at(self.clock() + MEMORY_POLL_S)
+            return True
+        return domain.nr_outstanding >= self.quotas.outstanding or self._limit.wait_s(domain.domid) > 0
 
     # Domains
 
