@@ -25,7 +25,7 @@ DOMIDS: Final = (b"5", b"7", b"9", b"0", b"1", b"32752", b"65536", b"-1", b"", b
 COMMANDS: Final = (
     *(b"check", b"help", b"quota", b"quota\x005", b"quota-soft", b"memreport", b"memreport\0file", b"log\0on"),
     *(b"log\0off", b"logfile\0file", b"print\0text", b"live-update", b""),
-    *(b"quota\0set\0" + name for name in (b"outstanding\x001", b"nodes\x003", b"memory\x00999", b"watches\x001")),
+    *(b"quota\0set\0" + name for name in (b"outstanding\x001", b"nodes\x003", b"memory\x00400", b"watches\x001")),
 )
 TOKENS: Final = (b"t\0", b"u\0", b"\0", b"t" * 4050 + b"\0")
 SIZES: Final = (0, 1, 30, 1900, 2010, 2100, 3900, PAYLOAD_BYTES_MAX)
