@@ -48,13 +48,17 @@ def _verified_io(disk: VirtualDisk) -> None:
     assert found.digest() == hashlib.sha256(expected).digest(), f"seed {SEED}"
 
 
+def _state(world: Any, path: str) -> XenbusState:
+    return parse_state(world.store.read(f"{path}/state"))
+
+
 @pytest.mark.parametrize("feature_persistent", [True, False])
 def test_a_disk(world: Any, guest: tuple[Domid, EmulatedPlatform], feature_persistent: bool) -> None:
     domid, platform = guest
     frontend = Blkfront(platform, XVDA, feature_persistent=feature_persistent)
     frontend.connect()
     for path, other in ((frontend_path(domid, XVDA), "frontend"), (backend_path(Domid(0), domid, XVDA), "backend")):
-        assert parse_state(world.store.read(f"{path}/state")) is XenbusState.CONNECTED, other
+        assert _state(world, path) is XenbusState.CONNECTED, other
         assert world.store.read(f"{path}/feature-persistent") == str(int(other == "backend" or feature_persistent))
     _verified_io(VirtualDisk(frontend))
     assert frontend.persistent == feature_persistent
@@ -62,10 +66,10 @@ def test_a_disk(world: Any, guest: tuple[Domid, EmulatedPlatform], feature_persi
     assert (counts["persistent_hits"] > 0) == feature_persistent
     assert (counts["unmap_pages"] == counts["map_pages"]) != feature_persistent
     frontend.close()
-    for path in (frontend_path(domid, XVDA), backend_path(Domid(0), domid, XVDA)):
-        assert parse_state(world.store.read(f"{path}/state")) is XenbusState.CLOSED
-    assert world.error_of(domid) == ""
     assert world.pins(domid) == 0
+    for path in (frontend_path(domid, XVDA), backend_path(Domid(0), domid, XVDA)):
+        world.eventually(lambda path=path: _state(world, path) is XenbusState.CLOSED, f"{path} closed")
+    assert world.error_of(domid) == ""
 
 
 def test_one_disk_after_the_other_over_the_same_page(world: Any, guest: tuple[Domid, EmulatedPlatform]) -> None:

@@ -54,7 +54,7 @@ class Trace:
     def note(self, line: str) -> None:
         """One line."""
         if self._file is not None:
-            self._write(line.encode("ascii", "backslashreplace"))
+            self._write(_UNPRINTABLE.sub(_escape, line.encode("latin-1", "backslashreplace")))
 
     def report(self, text: str, path: Path | None) -> None:
         """Append lines to a file, or to the trace, which must have been one; OSError otherwise."""
