@@ -257,6 +257,7 @@ class Order(Trace):
 
     def __init__(self) -> None:
         super().__init__()
+        self.active = True
         self.kinds: list[int] = []
 
     def message(self, session: Any, direction: str, kind: int, payload: bytes) -> None:
