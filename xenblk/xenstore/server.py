@@ -1,6 +1,7 @@
 """Xenstore on Unix sockets, with rings beside them: moves bytes between sockets and sessions, and nothing else."""
 
 import contextlib
+import errno
 import os
 import socket
 from typing import Final
@@ -33,6 +34,7 @@ class XenstoreServer:
         self._rings: dict[Domid, RingConnection] = {}
         self.changed: set[_Connection | RingConnection] = set()
         """Those that have something to do before anybody waits for anything."""
+        self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         loop.add_ticker(self._tick)
 
     def listen(self, path: str, domid: Domid, mode: int = 0o600) -> None:
@@ -58,12 +60,23 @@ class XenstoreServer:
             os.unlink(path)
 
     def _accept(self, listener: socket.socket, domid: Domid) -> None:
-        with contextlib.suppress(OSError):
+        try:
             sock, _address = listener.accept()
-            if domid != DOM0 and sum(c.domid == domid for c in self._connections) >= GUEST_CONNECTIONS_MAX:
-                sock.close()
-                return
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away(listener)
+            return
+        if domid != DOM0 and sum(c.domid == domid for c in self._connections) >= GUEST_CONNECTIONS_MAX:
+            sock.close()
+        else:
             self._connections.add(_Connection(self, sock, domid))
+
+    def _turn_away(self, listener: socket.socket) -> None:
+        """End a connection that no descriptor is left for: if nobody accepted it, the listener would never be quiet."""
+        os.close(self._spare_fd)
+        with contextlib.suppress(OSError):
+            listener.accept()[0].close()
+        self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _tick(self) -> float | None:
         """Serve those whom something concerns that they or others did.
@@ -106,6 +119,7 @@ class XenstoreServer:
             self.disconnect_ring(domid)
         for path in list(self._listeners):
             self.unlisten(path)
+        os.close(self._spare_fd)
 
 
 class _Connection:

@@ -1,7 +1,6 @@
 """A xenstore server in a thread, and servers that break the rules."""
 
 import contextlib
-import queue
 import socket
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from xenblk.abi import DOM0, Domid
-from xenblk.loop import READ, Loop
+from xenblk.loop import Loop
 from xenblk.xenstore.server import XenstoreServer
 from xenblk.xenstore.xenstored import Xenstored
 
@@ -31,9 +30,6 @@ class Daemon:
         self.server = XenstoreServer(self.core, self._loop)
         self.server.listen(self.path, DOM0)
         self.server.listen(self.guest_path, Domid(5))
-        self._wake, self._woken = socket.socketpair()
-        self._loop.add(self._woken.fileno(), READ, lambda _mask: self._do())
-        self._calls: queue.SimpleQueue[tuple[Callable[[Xenstored], Any], Future[Any]]] = queue.SimpleQueue()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -46,19 +42,17 @@ class Daemon:
         finally:
             self.server.close()
 
-    def _do(self) -> None:
-        self._woken.recv(1)
-        function, answer = self._calls.get()
-        try:
-            answer.set_result(function(self.core))
-        except Exception as e:
-            answer.set_exception(e)
-
     def call(self, function: Callable[[Xenstored], Any]) -> Any:
         """Do something with the store in the server's thread."""
         answer: Future[Any] = Future()
-        self._calls.put((function, answer))
-        self._wake.send(b"x")
+
+        def do() -> None:
+            try:
+                answer.set_result(function(self.core))
+            except Exception as e:
+                answer.set_exception(e)
+
+        self._loop.call(do)
         return answer.result(DEADLINE_S)
 
     def stop(self) -> None:
@@ -67,8 +61,6 @@ class Daemon:
             return
         self._loop.stop()
         self._thread.join()
-        for end in (self._wake, self._woken):
-            end.close()
         self._loop.close()
         assert self.failure is None, self.failure
 

@@ -1,5 +1,6 @@
 """`xenblk xenstored` as its users run it: by systemd, from scripts with a pid file, with XENSTORED_PATH."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -205,6 +206,25 @@ def test_a_domain_whose_socket_cannot_be(daemon: XenstoreDaemon) -> None:
     assert _ask(daemon.path, XsMsgType.INTRODUCE, b"6\x001\x001\0") == b"EINVAL\0"
     assert _ask(daemon.path, XsMsgType.IS_DOMAIN_INTRODUCED, b"6\0") == b"F\0"
     folder.rmdir()
+
+
+def test_regression_more_clients_than_descriptors(tmp_path: Path) -> None:
+    """Those that there is no room for are turned away; before, the server tried to accept them again and again."""
+    path = tmp_path / "xs"
+    command = ["sh", "-c", f"ulimit -n 40 && exec {sys.executable} -m xenblk xenstored --socket {path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process, contextlib.ExitStack() as stack:
+        assert process.stdout is not None
+        process.stdout.readline()
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) for _ in range(60)]
+        for client in clients:
+            client.settimeout(DEADLINE_S)
+            client.connect(str(path))
+        clients[0].sendall(Packet(XsMsgType.READ, 1, 0, b"/tool\0").encode())
+        assert len(clients[0].recv(100)) == 16
+        assert clients[-1].recv(100) == b""
+        clients[0].close()
+        assert _ask(path, XsMsgType.READ, b"/tool\0") == b""
+        process.terminate()
 
 
 def test_a_refused_daemon_gives_all_back(tmp_path: Path) -> None:
