@@ -42,10 +42,11 @@ class Outstanding:
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
-        self.nr_messages = 0
+        self.nr_messages = 1  # its reply is to come, even if the events before it are gone by then
         domain.nr_outstanding += 1
 
     def taken(self) -> None:
+        """One of its messages is gone."""
         self.nr_messages -= 1
         if self.nr_messages == 0:
             self.domain.nr_outstanding -= 1
@@ -121,13 +122,11 @@ class Session:
             cause.taken()
 
     def _send(self, message: _Message) -> None:
-        data, cause, _, _ = message
+        data = message[0]
         self._queue.append(message)
         self._queued_bytes += len(data)
         if self._limited:
             self.domain.memory_bytes += len(data)
-        if cause is not None:
-            cause.nr_messages += 1
 
     def send_event(self, path: str, token: bytes) -> None:
         """Queue a watch event, unless it is too long to send, or the same one waits and says as much.
@@ -151,7 +150,10 @@ class Session:
         self._events.add(event)
         if self.core.trace.active:
             self.core.trace.message(self, "OUT", XsMsgType.WATCH_EVENT, event)
-        self._send((data, self.core.cause, event, expires_s))
+        cause = self.core.cause
+        if cause is not None:
+            cause.nr_messages += 1
+        self._send((data, cause, event, expires_s))
         if not self._serving:
             self._on_change()
 

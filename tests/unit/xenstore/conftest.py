@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -95,6 +96,9 @@ class Talker:
     def end(self, tx: int, how: bytes = b"T\0") -> bytes | str:
         return self.ask(XsMsgType.TRANSACTION_END, how, tx)
 
+    def control(self, *words: str) -> bytes | str:
+        return self.ask(XsMsgType.CONTROL, "".join(f"{word}\0" for word in words).encode())
+
 
 @pytest.fixture
 def core() -> Xenstored:
@@ -122,3 +126,30 @@ def guest(core: Xenstored) -> Talker:
     core.mkdir("/local/domain/5")
     core.set_perms("/local/domain/5", ["n5"])
     return Talker(core, 5)
+
+
+@pytest.fixture
+def limit(dom0: Talker) -> Callable[[str, int], None]:
+    """Sets a quota by request."""
+
+    def limit(name: str, value: int) -> None:
+        assert dom0.control("quota", "set", name, str(value)) == b"OK\0"
+
+    return limit
+
+
+@pytest.fixture
+def refused(core: Xenstored) -> Callable[[Callable[[], Any]], Any]:
+    """Gives the answer to what is refused, which changes neither the tree nor any account."""
+
+    def state() -> Any:
+        accounts = [(d.domid, len(d.owned), d.memory_bytes, d.nr_watches, d.nr_transactions) for d in core.domains]
+        return dict(core.tree._nodes), accounts, core.tree.check()
+
+    def refused(request: Callable[[], Any]) -> Any:
+        before = state()
+        answer = request()
+        assert state() == before
+        return answer
+
+    return refused
