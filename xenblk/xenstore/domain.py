@@ -43,6 +43,7 @@ class Domain:
     nr_watches: int = 0
     nr_transactions: int = 0
     nr_outstanding: int = 0
+    over_soft_quota: bool = False
     privileged: bool = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:

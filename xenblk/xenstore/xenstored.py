@@ -82,12 +82,20 @@ class Xenstored:
             domain.resume()
 
     def charge(self, domain: Domain, packet: Packet) -> None:
-        """A guest's request was served; if it wrote, and somebody is in a transaction, it costs."""
+        """A guest's request was served; if it wrote, and somebody is in a transaction, it costs.
+
+        The soft quota on memory limits nothing: the trace says when it is passed, either way.
+        """
         wrote = packet.type in MODIFYING and packet.tx_id == 0
         if self.nr_transactions and (wrote or (packet.type, packet.payload) == (XsMsgType.TRANSACTION_END, b"T\0")):
             self._limit.charge(domain.domid)
             if (wait_s := self._limit.wait_s(domain.domid)) > 0:
                 self.due_at(self.clock() + wait_s)
+        over = domain.memory_bytes >= self.quotas.memory_soft
+        if over != domain.over_soft_quota:
+            domain.over_soft_quota = over
+            says = "exceeds its soft memory quota" if over else "is below its soft memory quota again"
+            self.trace.note(f"domain {domain.domid} {says}")
 
     def is_held_back(self, domain: Domain) -> bool:
         """Whether a guest's requests have to wait."""
