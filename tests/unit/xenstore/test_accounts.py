@@ -1,7 +1,7 @@
 """Whatever guests and domain 0 do, and whoever dies meanwhile: what each domain is charged is what it has.
 
 Everything is counted again from scratch after each step: nodes and their bytes, watches, transactions and their copies,
-what waits to be read, and requests that are outstanding.
+what waits to be read (the last two of guests only), and requests that are outstanding.
 """
 
 from collections import Counter
@@ -47,9 +47,10 @@ def _recount(core: Xenstored) -> dict[str, Counter[int]]:
     for session in (session for domain in core.domains for session in domain.sessions):
         domid = session.domain.domid
         transactions[domid] += len(session.transactions)
-        memory[domid] += sum(_copies(transaction) for transaction in session.transactions.values())
-        memory[domid] += sum(len(message.data) for message in session._queue)
-        causes |= {message.cause for message in session._queue if message.cause is not None}
+        if domid != DOM0:
+            memory[domid] += sum(_copies(transaction) for transaction in session.transactions.values())
+            memory[domid] += sum(len(data) for data, *_ in session._queue)
+        causes |= {cause for _, cause, *_ in session._queue if cause is not None}
     for cause in causes:
         if cause.domain is core.domains.get(cause.domain.domid):
             outstanding[cause.domain.domid] += 1

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from xenblk.abi import Domid
 from xenblk.xenstore.domain import Domain
 from xenblk.xenstore.wire import Packet, XsMsgType
 from xenblk.xenstore.xenstored import Xenstored
@@ -142,36 +141,6 @@ def test_memory_of_copies_in_a_transaction_is_given_back(five: Domain, guest: An
         assert five.memory_bytes >= before + 4000
         assert guest.end(tx, how) == OK
         assert five.memory_bytes == before
-
-
-def test_regression_requests_go_on_when_memory_is_given_back(
-    core: Xenstored, five: Domain, guest: Any, dom0: Any, limit: Any
-) -> None:
-    """A guest above its quota is not served; whatever ends that, the one who feeds its session is told."""
-    told: list[str] = []
-    session = core.connect(Domid(5), lambda: told.append("changed"))
-    remedies = [
-        lambda: dom0.write(f"{HOME}/a", b""),
-        lambda: dom0.rm(f"{HOME}/a"),
-        lambda: dom0.chmod(f"{HOME}/a", "n7"),
-        lambda: limit("memory", 1 << 20),
-        lambda: core.rm(f"{HOME}/a"),
-    ]
-    for remedy in remedies:
-        guest.write("a")
-        limit("memory", five.memory_bytes + 500)
-        dom0.write(f"{HOME}/a", b"v" * 1000)
-        session.feed(Packet(XsMsgType.READ, 1, 0, b"/\0").encode())
-        assert (session.waiting, session.output) == (True, b"")
-        core.tick()
-        told.clear()
-        remedy()
-        core.tick()
-        assert (session.waiting, told) == (False, ["changed"])
-        session.feed(b"")
-        session.consume(len(session.output))
-        dom0.rm(f"{HOME}/a")
-        limit("memory", 1 << 20)
 
 
 def test_the_soft_quota_is_noted_and_limits_nothing(
