@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from xenblk.abi import Domid
-from xenblk.xenstore.wire import Packet, PacketParser, XsMsgType
+from xenblk.xenstore.wire import HEADER_BYTES, Packet, PacketParser, XsMsgType
 from xenblk.xenstore.xenstored import Xenstored
 
 
@@ -153,3 +153,77 @@ def refused(core: Xenstored) -> Callable[[Callable[[], Any]], Any]:
         return answer
 
     return refused
+
+
+class LazyClient:
+    """A session that reads only when it is told to."""
+
+    def __init__(self, core: Xenstored, domid: int) -> None:
+        self.changes = 0
+        self.session = core.connect(Domid(domid), self._changed)
+        self._parser = PacketParser()
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def send(self, kind: int, payload: bytes, tx: int = 0, times: int = 1) -> None:
+        self.session.feed(Packet(kind, 1, tx, payload).encode() * times)
+
+    def take(self, nr_messages: int = 1 << 30) -> list[tuple[str, bytes]]:
+        """The next messages, whole, and what they have."""
+        found: list[tuple[str, bytes]] = []
+        while len(found) < nr_messages and (output := self.session.output):
+            length = int.from_bytes(output[12:16], "little")
+            (packet,) = self._parser.feed(output[: HEADER_BYTES + length])
+            self.session.consume(HEADER_BYTES + length)
+            found.append((XsMsgType(packet.type).name, packet.payload))
+        return found
+
+    def write(self, path: str, times: int = 1) -> None:
+        self.send(XsMsgType.WRITE, f"{path}\0".encode(), times=times)
+
+    def watch(self, path: str) -> None:
+        self.send(XsMsgType.WATCH, f"{path}\0t\0".encode())
+        self.take()
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(clock: Clock) -> Xenstored:
+    """/all may be written by everyone, and read."""
+    core = Xenstored(clock=clock)
+    for domid in (1, 2, 3):
+        core.introduce(Domid(domid))
+    core.mkdir("/all")
+    core.set_perms("/all", ["b0"])
+    return core
+
+
+@pytest.fixture
+def client(timed: Xenstored) -> Callable[[int], LazyClient]:
+    return lambda domid: LazyClient(timed, domid)
+
+
+@pytest.fixture
+def pass_s(timed: Xenstored, clock: Clock) -> Callable[[float], None]:
+    """Lets time pass; every session is served again whose turn it is then."""
+
+    def pass_s(seconds: float) -> None:
+        clock.now_s += seconds
+        timed.tick()
+        for domain in timed.domains:
+            for session in domain.sessions:
+                session.work()
+
+    return pass_s
