@@ -113,6 +113,17 @@ def test_memory_of_nodes(five: Domain, guest: Any, dom0: Any, limit: Any, refuse
     assert dom0.write(f"{HOME}/a", b"v" * 1000) == OK
 
 
+def test_memory_of_watches(five: Domain, guest: Any, limit: Any, refused: Any) -> None:
+    before, watch_bytes = five.memory_bytes, len("/a" + "token")
+    limit("memory", before + watch_bytes)
+    assert refused(lambda: guest.watch("/a", "token")) == "ENOMEM"
+    limit("memory", before + watch_bytes + 1)
+    assert guest.watch("/a", "token") == OK
+    assert five.memory_bytes == before + watch_bytes
+    assert guest.unwatch("/a", "token") == OK
+    assert five.memory_bytes == before
+
+
 def test_memory_in_a_transaction(five: Domain, guest: Any, dom0: Any, limit: Any, refused: Any) -> None:
     """What it looked at counts as well, until it ends; then nothing of what failed is kept."""
     guest.write("a", b"v" * 100)
