@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from oracle.daemon import lacking
+from oracle.scene import Scene
+from oracle.worlds import RealWorld
 
 from xenblk.abi import DOM0, Domid
 from xenblk.loop import Loop
@@ -97,3 +100,19 @@ def impostor(tmp_path: Path) -> Iterator[Callable[[Callable[[socket.socket], Non
         for thread in threads:
             thread.join(DEADLINE_S)
             assert not thread.is_alive()
+
+
+@pytest.fixture(params=["ours", "beside the real one"])
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """Domains 1 and 2 of our store, and of the real one beside it; in the end there is nothing wrong with it."""
+    if request.param == "ours":
+        scene = Scene(None)
+        yield scene
+        scene.check()
+        return
+    if reason := lacking():
+        pytest.skip(reason)
+    with contextlib.closing(RealWorld()) as real:
+        scene = Scene(real)
+        yield scene
+        scene.check()

@@ -22,7 +22,7 @@ def memory_bytes(core: Xenstored) -> int:
 
 
 @pytest.mark.parametrize("domid", [0, 1])
-def test_answers_that_are_not_read(timed: Xenstored, client: Any, domid: int) -> None:
+def test_xsa_326_answers_that_are_not_read(timed: Xenstored, client: Any, domid: int) -> None:
     """Requests are kept unserved; who feeds the session is told to read no more of them."""
     lazy, other = client(domid), client(2)
     timed.write("/all", b"v" * 4000)
@@ -37,7 +37,7 @@ def test_answers_that_are_not_read(timed: Xenstored, client: Any, domid: int) ->
     assert (lazy.session.waiting, lazy.session.wanted_bytes) == (False, HEADER_BYTES)
 
 
-def test_events_that_a_guest_does_not_read(timed: Xenstored, client: Any, pass_s: Any) -> None:
+def test_xsa_326_events_that_a_guest_does_not_read(timed: Xenstored, client: Any, pass_s: Any) -> None:
     """It gets those that came before its memory was used up; once it has read them it gets new ones."""
     lazy, other = client(1), client(2)
     for who in (lazy, other):

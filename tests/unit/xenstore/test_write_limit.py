@@ -163,7 +163,7 @@ def test_a_debt_dies_with_its_domain(timed: Xenstored, client: Any, open_one: An
     assert served(again) == BURST
 
 
-def test_domain_0_finishes_while_a_guest_writes_all_the_time(client: Any, open_one: Any, pass_s: Any) -> None:
+def test_xsa_206_domain_0_finishes_while_a_guest_writes_all_the_time(client: Any, open_one: Any, pass_s: Any) -> None:
     """Each round takes half a millisecond; without the limit the guest's write would come in each of them."""
     writer = client(1)
     writer.write("/all/target", 2000)
