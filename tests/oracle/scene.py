@@ -14,6 +14,7 @@ class Scene:
 
     def __init__(self, real: RealWorld | None) -> None:
         self.ours, self._real = OurWorld(), real
+        self._done: list[str] = []
         self.events: dict[str, list[tuple[str, str]]] = {}
         for domid in (1, 2):
             self.create(domid)
@@ -28,6 +29,7 @@ class Scene:
 
     def destroy(self, *domids: int) -> None:
         """They are all dead before anybody hears of it."""
+        self._done.append(f"{domids} die")
         if self._real is not None:
             for domid in domids:
                 self._real.daemon.set_state(domid, "d")
@@ -39,13 +41,18 @@ class Scene:
 
     def ask(self, who: str, kind: str, text: str, tx: int = 0) -> bytes | str:
         """The reply, an error as str; | stands for NUL."""
+        self._done.append(f"{who} {kind} {text} in {tx}")
         request = Packet(XsMsgType[kind], 1, tx, text.replace("|", "\0").encode())
         found = self.ours.ask(who, request)
         if self._real is not None:
-            assert self._real.ask(who, request, found) == found
+            real = self._real.ask(who, request, found)
+            assert real == found, f"{self._story()}\n\nours: {found}\nthe real one: {real}"
         self._note(found)
         (reply,) = [packet for packet in found[who] if packet.type != XsMsgType.WATCH_EVENT]
         return reply.payload[:-1].decode() if reply.type == XsMsgType.ERROR else reply.payload
+
+    def _story(self) -> str:
+        return "\n".join(["This happened:", *self._done[-60:]])
 
     def _note(self, found: Messages) -> None:
         for name, packets in found.items():

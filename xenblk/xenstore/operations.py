@@ -100,7 +100,7 @@ class Operations:
         return made
 
     def _check_count(self, view: View, domain: Domain) -> None:
-        if not domain.privileged and view.nr_nodes(domain.domid) >= self._quotas.nodes:
+        if not domain.privileged and view.creating(domain.domid) >= self._quotas.nodes:
             raise refuse("ENOSPC", f"{self._quotas.nodes} nodes of domain {domain.domid}")
 
     def rm(self, view: View, domain: Domain, path: str) -> None:
@@ -163,7 +163,11 @@ class Operations:
 
 
 def _existing(view: View, path: str) -> Node:
-    node = view.get(path)
+    """A node that its parent or child knows of; EIO whatever keeps it away, be it a transaction's quota."""
+    try:
+        node = view.get(path)
+    except XenstoreError:
+        node = None
     if node is None:
         raise refuse("EIO", f"{path} is named by its parent and missing")
     return node

@@ -98,8 +98,8 @@ class View(Protocol):
         `node` is what was written or removed, None for what is there now; `old_perms` if these were changed.
         """
 
-    def nr_nodes(self, domid: Domid) -> int:
-        """How many nodes a domain owns in this view."""
+    def creating(self, domid: Domid) -> int:
+        """A guest is about to make a node: how many it owns already."""
 
     def spoil(self) -> None:
         """Something failed half way; a transaction can then only be given up."""

@@ -61,7 +61,7 @@ class Transaction:
         self._made: dict[str, Node | None] = {}
         self._exact: dict[str, bool] = {}
         self._nodes: dict[Domid, int] = {}
-        self._created = False
+        self._creates = False
         self._spoiled = False
         self._memory_bytes = 0
         live.next_generation()
@@ -87,7 +87,6 @@ class Transaction:
         if before is None or before.perms is not node.perms:
             self._count(before, -1)
             self._count(node, 1)
-        self._created |= before is None
         if self._limited:
             self._account(node.size_bytes - (before.size_bytes if before is not None else -len(path)))
 
@@ -113,9 +112,10 @@ class Transaction:
         """See View; events wait for the commit."""
         self._exact[path] = exact and self._exact.get(path, True)
 
-    def nr_nodes(self, domid: Domid) -> int:
-        """See View."""
-        return self._live.nr_nodes(domid) + self._nodes.get(domid, 0)
+    def creating(self, domid: Domid) -> int:
+        """See View: of the live tree. What is made and removed inside is counted at the commit."""
+        self._creates = True
+        return self._live.creating(domid)
 
     def spoil(self) -> None:
         """See View: the commit will be refused."""
@@ -147,12 +147,12 @@ class Transaction:
         return True
 
     def _check_owners(self) -> None:
-        for domid in self._nodes:
+        for domid, change in self._nodes.items():
             if self._live.birth_of(domid) == 0:
                 raise refuse("ENOMEM", f"domain {domid} is gone")
-            counts = self._created and not self._domain.privileged and domid != DOM0
-            if counts and self.nr_nodes(domid) >= self._live.quotas.nodes:
-                raise refuse("ENOSPC", f"{self.nr_nodes(domid)} nodes of domain {domid}")
+            nr_nodes = self._live.creating(domid) + change
+            if self._creates and domid != DOM0 and nr_nodes >= self._live.quotas.nodes:
+                raise refuse("ENOSPC", f"{nr_nodes} nodes of domain {domid}")
 
     def _apply(self, path: str) -> None:
         """Each node and its event, before the next node: permissions are asked of what is there by then."""

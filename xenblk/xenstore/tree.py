@@ -88,7 +88,7 @@ class Tree:
 
         fire(watches, path, may_know)
 
-    def nr_nodes(self, domid: Domid) -> int:
+    def creating(self, domid: Domid) -> int:
         """See View."""
         domain = self._domains.get(domid)
         return 0 if domain is None else len(domain.owned)

@@ -101,29 +101,40 @@ def test_xsa_330_reset_leaves_no_watch_behind(scene: Scene) -> None:
         assert scene.events == {}
 
 
-@pytest.mark.parametrize("in_transaction", [False, True])
-def test_xsa_414_and_415_a_creation_that_fails_half_way_leaves_nothing(scene: Scene, in_transaction: bool) -> None:
+def test_xsa_414_a_creation_that_fails_half_way_leaves_nothing(scene: Scene) -> None:
     scene.home(1)
     scene.quota("nodes", 4)
     for path in ("a/b/c/d|", "a/b/c/d/e/f/g/h|"):
-        tx = scene.start("1") if in_transaction else 0
-        assert scene.ask("1", "WRITE", f"{path}value", tx) == scene.ask("1", "MKDIR", path, tx) == "ENOSPC"
-        if tx:
-            assert scene.ask("1", "READ", "a|", tx) == "ENOENT"
-            assert scene.ask("1", "TRANSACTION_END", "T|", tx) == "ENOMEM"
+        assert scene.ask("1", "WRITE", f"{path}value") == scene.ask("1", "MKDIR", path) == "ENOSPC"
         assert scene.ask("1", "DIRECTORY", f"{HOME}|") == b""
         assert scene.used(1) == 1
     assert scene.ask("1", "WRITE", "a/b/c|") == OK
     assert scene.used(1) == 4
 
 
-def test_xsa_414_a_creation_whose_parent_has_no_room_for_the_name(scene: Scene) -> None:
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_xsa_414_and_415_a_creation_whose_parent_has_no_room_for_the_name(scene: Scene, in_transaction: bool) -> None:
     """All below it were made by then."""
     scene.home(1)
     assert scene.ask("1", "WRITE", f"{HOME}|{'v' * 1990}") == OK
-    assert scene.ask("1", "WRITE", f"{'x' * 50}/b/c|value") == "ENOSPC"
+    tx = scene.start("1") if in_transaction else 0
+    assert scene.ask("1", "WRITE", f"{'x' * 50}/b/c|value", tx) == "ENOSPC"
+    if tx:
+        assert scene.ask("1", "READ", f"{'x' * 50}/b|", tx) == "ENOENT"
+        assert scene.ask("1", "TRANSACTION_END", "T|", tx) == "ENOMEM"
     assert scene.ask("1", "DIRECTORY", f"{HOME}|") == b""
     assert scene.used(1) == 1
+
+
+def test_xsa_415_a_transaction_that_makes_too_many(scene: Scene) -> None:
+    scene.home(1)
+    scene.quota("nodes", 4)
+    for path in ("a/b/c|", "a/b/c/d/e/f/g/h|"):
+        tx = scene.start("1")
+        assert scene.ask("1", "WRITE", f"{path}value", tx) == OK
+        assert scene.ask("1", "TRANSACTION_END", "T|", tx) == "ENOSPC"
+        assert scene.ask("1", "DIRECTORY", f"{HOME}|") == b""
+        assert scene.used(1) == 1
 
 
 def test_xsa_419_nodes_of_the_dead_are_nobodys(scene: Scene) -> None:

@@ -96,10 +96,10 @@ def test_nodes_count_for_their_owner_alone(guest: Any, dom0: Any, talk: Any, lim
 
 
 def test_nodes_in_a_transaction(core: Xenstored, guest: Any, dom0: Any, limit: Any, refused: Any) -> None:
-    """What is made inside is counted inside. As in the C daemon, a commit that made nodes must leave room for one."""
+    """As in the C daemon, what is made inside is counted when it is committed, which must leave room for one more."""
     limit("nodes", 4)
     tx = guest.start()
-    assert [guest.write(name, b"", tx) for name in "abcd"] == [OK, OK, OK, "ENOSPC"]
+    assert [guest.write(name, b"", tx) for name in "abcd"] == [OK] * 4
     assert use(core)[0] == 1
     assert guest.end(tx) == "ENOSPC"
     assert dom0.ls(HOME) == []
@@ -119,11 +119,15 @@ def test_nodes_of_two_transactions_together(guest: Any, dom0: Any, limit: Any) -
     assert (dom0.ls(f"{HOME}/a"), dom0.ls(f"{HOME}/b")) == (["x"], [])
 
 
-def test_nodes_removed_in_a_transaction_make_room_inside(core: Xenstored, guest: Any, limit: Any) -> None:
+def test_nodes_removed_in_a_transaction_make_room_at_its_end(core: Xenstored, guest: Any, limit: Any) -> None:
     limit("nodes", 4)
-    guest.write("a/b")
+    for name in "abc":
+        guest.write(name)
     tx = guest.start()
-    assert (guest.rm("a", tx), guest.write("c/d", b"", tx)) == (OK, OK)
+    assert (guest.rm("a", tx), guest.rm("b", tx), guest.write("d", b"", tx)) == (OK, OK, "ENOSPC")
+    assert guest.end(tx) == OK, "what was refused at once spoils nothing"
+    tx = guest.start()
+    assert (guest.rm("c", tx), guest.write("d/e", b"", tx)) == (OK, OK)
     assert guest.end(tx) == OK
     assert use(core)[0] == 3
 
