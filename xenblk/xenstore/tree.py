@@ -143,11 +143,11 @@ class Tree:
 
     def _give_to_dom0(self, path: str, node: Node) -> None:
         owner = Perm(node.owner.letter, DOM0, self._domains.dom0.birth)
-        given = node._replace(perms=(owner, *node.perms[1:]), generation=self.next_generation())
+        given = node._replace(perms=(owner, *node.perms[1:]))
         if path in SPECIAL:
             self._nodes[path] = given
         else:
-            self.put(path, given)
+            self.put(path, given._replace(generation=self.next_generation()))
 
     def _tops(self, paths: Iterable[str]) -> list[str]:
         """Those with none of the others above them, in the order in which a walk through the tree meets them."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from xenblk.abi import Domid
+from xenblk.xenstore.wire import XsMsgType
 from xenblk.xenstore.xenstored import Xenstored
 
 
@@ -32,3 +33,16 @@ def test_regression_a_domain_dies_whose_target_has_more(
     assert dom0.perms(name) == "n5"
     core.release(Domid(5))
     assert dom0.perms(name) == "n0"
+
+
+def test_regression_a_special_name_that_returns_to_domain_0_makes_no_version(core: Xenstored, dom0: Any) -> None:
+    """As in the C daemon; DIRECTORY_PART shows versions of nodes to everybody."""
+    dom0.mkdir("/a")
+    dom0.chmod("@releaseDomain", "r5")
+    versions = []
+    for _ in range(2):
+        dom0.write("/a")
+        versions.append(int(dom0.ask(XsMsgType.DIRECTORY_PART, b"/a\x000\0").split(b"\0")[0]))
+        core.release(Domid(5))
+        core.introduce(Domid(5))
+    assert versions[1] == versions[0] + 1
