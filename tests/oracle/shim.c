@@ -14,6 +14,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,20 +75,33 @@ int open(const char *path, int flags, ...)
     return next(redirected, flags, mode);
 }
 
-/* Time: XEN_SHIM_TIME_SCALE makes it run faster. */
+/* Time: XEN_SHIM_TIME_SCALE makes it run faster, and what the daemon waits for by itself come sooner. */
+
+static unsigned long time_scale(void)
+{
+    const char *scale = getenv("XEN_SHIM_TIME_SCALE");
+
+    return scale ? strtoul(scale, NULL, 10) : 1;
+}
 
 int clock_gettime(clockid_t clock, struct timespec *ts)
 {
-    const char *scale = getenv("XEN_SHIM_TIME_SCALE");
     int ret = syscall(SYS_clock_gettime, clock, ts);
 
-    if (clock == CLOCK_MONOTONIC && scale) {
-        unsigned long long ns = (ts->tv_sec * 1000000000ull + ts->tv_nsec) * strtoul(scale, NULL, 10);
+    if (clock == CLOCK_MONOTONIC) {
+        unsigned long long ns = (ts->tv_sec * 1000000000ull + ts->tv_nsec) * time_scale();
 
         ts->tv_sec = ns / 1000000000;
         ts->tv_nsec = ns % 1000000000;
     }
     return ret;
+}
+
+int poll(struct pollfd *fds, nfds_t nr_fds, int timeout_ms)
+{
+    unsigned long scale = time_scale();
+
+    return syscall(SYS_poll, fds, nr_fds, timeout_ms > 0 ? (int)((timeout_ms + scale - 1) / scale) : timeout_ms);
 }
 
 /* libxenctrl */

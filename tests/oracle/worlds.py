@@ -52,21 +52,28 @@ class OurWorld:
         else:
             self._sessions[str(domid)] = self.core.connect(domid, lambda: None)
 
-    def create(self, domid: int) -> None:
+    def create(self, name: str) -> Messages:
         """A domain is there; it is introduced by a request."""
-        self._existing.add(domid)
+        self._existing.add(int(name))
+        return {}
 
-    def destroy(self, domid: int) -> Messages:
+    def destroy(self, name: str) -> Messages:
         """A domain is gone."""
-        self._existing.discard(domid)
+        self._existing.discard(int(name))
         with contextlib.suppress(XenstoreError):
-            self.core.release(Domid(domid))
+            self.core.release(Domid(int(name)))
         return self._collect()
 
-    def shut_down(self, domid: int) -> Messages:
+    def shut_down(self, name: str) -> Messages:
         """A domain shut down."""
-        self.core.shut_down(Domid(domid))
+        self.core.shut_down(Domid(int(name)))
         return self._collect()
+
+    def reconnect(self, name: str) -> Messages:
+        """A client of domain 0 goes, another one comes."""
+        self._sessions[name].close()
+        self._sessions[name] = self.core.connect(Domid(0), lambda: None)
+        return {}
 
     def ask(self, name: str, packet: Packet) -> Messages:
         """A request, and all that came of it."""
@@ -86,49 +93,54 @@ class OurWorld:
                 found[name] = list(PacketParser().feed(data))
         return found
 
-    def connected(self, name: str) -> bool:
-        """Whether such a connection is there."""
-        return name in self._sessions and not self._sessions[name].closed
-
 
 class RealWorld:
     """The real daemon. It is told what ours gave, to know how much to wait for; a message too many shows at `fence`."""
 
     def __init__(self) -> None:
-        self.daemon = RealXenstored(time_scale=50)
+        # A guest's events wait for this process however slow it is.
+        self.daemon = RealXenstored("-w", "watch-event=3000", time_scale=50)
         self._sockets: dict[str, socket.socket] = {}
         self._rings: dict[str, RingClient] = {}
         for name in DOM0S:
-            sock = self._sockets[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.connect(self.daemon.socket)
-            sock.settimeout(ANSWER_S)
+            self._connect(name)
 
-    def create(self, domid: int) -> None:
+    def _connect(self, name: str) -> None:
+        sock = self._sockets[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(self.daemon.socket)
+        sock.settimeout(ANSWER_S)
+
+    def create(self, name: str, _expected: Messages) -> Messages:
         """A domain is there; it is introduced by a request."""
-        if old := self._rings.pop(str(domid), None):
-            old.close()
+        domid = int(name)
         page = self.daemon.create_domain(domid)
-        self._rings[str(domid)] = RingClient(page, lambda: self.daemon.notify(domid))
+        self._rings[name] = RingClient(page, lambda: self.daemon.notify(domid))
+        return {}
 
-    def destroy(self, domid: int, expected: Messages) -> Messages:
+    def destroy(self, name: str, expected: Messages) -> Messages:
         """A domain is gone."""
-        if (ring := self._rings.pop(str(domid), None)) is not None:
-            ring.close()
-        self.daemon.destroy_domain(domid)
+        self._rings.pop(name).close()
+        self.daemon.destroy_domain(int(name))
         self._fence("A")
         return self._collect(expected)
 
-    def shut_down(self, domid: int, expected: Messages) -> Messages:
+    def shut_down(self, name: str, expected: Messages) -> Messages:
         """A domain shut down."""
-        self.daemon.set_state(domid, "s")
+        self.daemon.set_state(int(name), "s")
         self.daemon.raise_virq()
         self._fence("A")
         return self._collect(expected)
 
+    def reconnect(self, name: str, _expected: Messages) -> Messages:
+        """A client of domain 0 goes, another one comes."""
+        self._sockets[name].close()
+        self._connect(name)
+        return {}
+
     def ask(self, name: str, packet: Packet, expected: Messages) -> Messages:
         """A request, and all that came of it."""
-        if packet.type == XsMsgType.RESUME and (domid := packet.payload[:1].decode("latin-1")) in self._rings:
-            self.daemon.set_state(int(domid), "r")
+        if packet.type == XsMsgType.RESUME and expected[name][-1].type == XsMsgType.RESUME:
+            self.daemon.set_state(int(packet.payload[:-1]), "r")
         self._send(name, packet.encode())
         found = self._collect({name: expected.get(name, [])})
         found |= self._collect({other: messages for other, messages in expected.items() if other != name})
