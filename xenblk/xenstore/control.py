@@ -94,10 +94,11 @@ def _quota(core: "Xenstored", words: list[str]) -> str:
     domain = core.domains.get(parse_number(words[0].encode("latin-1")))
     if domain is None:
         raise refuse("ENOENT", f"domain {words[0][:40]}")
+    limited = not domain.privileged
     used = {
         "nodes": len(domain.owned),
-        "watches": domain.nr_watches,
-        "transactions": domain.nr_transactions,
+        "watches": domain.nr_watches if limited else 0,
+        "transactions": domain.nr_transactions if limited else 0,
         "outstanding": domain.nr_outstanding,
         "memory": domain.memory_bytes,
     }
