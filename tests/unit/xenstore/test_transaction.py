@@ -297,3 +297,19 @@ def test_removed_and_made_again_inside(tree: Any, talk: Any) -> None:
     assert tree.end(tx) == OK
     assert sorted(watcher.events()) == [("/d", "/"), ("/d/a", "/d/a"), ("/d/b", "/"), ("/d/b", "/d/b")]
     assert (tree.ls("/d"), tree.read("/d/b")) == (["b"], b"new")
+
+
+def test_regression_what_a_guest_makes_inside_counts_at_the_commit(core: Xenstored, guest: Any, dom0: Any) -> None:
+    """Inside, only what the domain owns already keeps it from making more."""
+    core.quotas.nodes = 4
+    tx = guest.start()
+    for path in ("a/b/c/d", "e", "f"):
+        assert guest.mkdir(path, tx) == OK
+    assert guest.rm("a", tx) == OK
+    assert guest.end(tx) == OK
+    assert guest.ls("/local/domain/5") == ["e", "f"]
+    tx = guest.start()
+    assert (guest.mkdir("g", tx), guest.end(tx)) == (OK, "ENOSPC")
+    assert guest.mkdir("g") == OK
+    tx = guest.start()
+    assert (guest.rm("g", tx), guest.mkdir("h", tx), guest.end(tx)) == (OK, "ENOSPC", OK)
