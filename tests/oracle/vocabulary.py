@@ -32,8 +32,8 @@ OWN_PERMS: Final = ("n", "r", "b", "w", "n r0", "b n1 n2", "r b1 b2 b3 b7", "n r
 
 NUMBERS: Final = ("0", "1", "2", "3", "7", "32752", "abc", "", " 2", "-1", "+1", "1x", "9" * 20)
 COMMANDS: Final = (
-    "check", "print hello", "print", "quota 7", "quota 1", "quota x y", "nope", "log x", "help", "quota", "quota-soft",
-    "quota set nodes 12", "quota set nodes 1000", "quota set watches 2", "quota set transactions 2",
+    "check", "print hello", "print", "nope", "log x", "help", "quota", "quota-soft", "quota 7", "quota 1", "quota 0",
+    "quota x y", "quota set nodes 12", "quota set nodes 1000", "quota set watches 2", "quota set transactions 2",
     "quota set transaction-nodes 6", "quota set transaction-nodes 1024", "quota set node-size 130",
     "quota set node-size 2048", "quota set path-max 2048", "quota set permissions 2", "quota set permissions 5",
     "quota set nodes 0", "quota set nope 7", "quota set nodes", "quota-soft set memory 7", "quota-soft set nodes 7",
