@@ -313,3 +313,13 @@ def test_regression_what_a_guest_makes_inside_counts_at_the_commit(core: Xenstor
     assert guest.mkdir("g") == OK
     tx = guest.start()
     assert (guest.rm("g", tx), guest.mkdir("h", tx), guest.end(tx)) == (OK, "ENOSPC", OK)
+
+
+def test_regression_a_tree_with_more_nodes_than_a_transaction_may_look_at(core: Xenstored, guest: Any) -> None:
+    """To look at one too many says so; to remove a tree that has too many is EIO, as from the C daemon."""
+    guest.mkdir("a/b/c")
+    core.quotas.transaction_nodes = 3
+    tx = guest.start()
+    assert (guest.rm("a", tx), guest.read("x", tx), guest.end(tx)) == ("EIO", "ENOSPC", "ENOMEM")
+    assert guest.ls("a/b") == ["c"]
+    assert core.tree.check() == []
