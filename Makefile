@@ -10,7 +10,7 @@ C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/emulated/*.h xenbl
 C_TESTS   := $(wildcard tests/native/*.c)
 CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 
-.PHONY: demo test lint types native-test oracle pytest wheel-test bench-xenstore dist clean
+.PHONY: demo test lint types native-test oracle pytest wheel-test bench-xenstore differential dist clean
 
 demo: $(VENV)/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
@@ -57,6 +57,12 @@ build/oracle/ready: tests/oracle/fetch.sh tests/oracle/shim.c
 bench-xenstore: $(VENV)/ready oracle
 	$(BIN)/python benchmarks/xenstore/compare.py
 	$(BIN)/python benchmarks/xenstore/scale.py
+
+# Our xenstored against the real one, each answer and each event of made-up scripts: STEPS of them, from seed SEED on.
+STEPS ?= 1000000
+SEED  ?= 1
+differential: $(VENV)/ready oracle
+	$(BIN)/python tests/oracle/run.py --steps $(STEPS) --seed $(SEED)
 
 pytest: $(VENV)/ready
 	$(BIN)/pytest
