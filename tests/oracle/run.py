@@ -120,7 +120,7 @@ def report(run: Run) -> None:
     print_table(other_table(run.tally))
     click.echo("\nintended differences")
     for i, row in enumerate(EXPLAINED):
-        text = f"{run.tally.explained[i]:,} × {row.reason}"
+        text = f"{run.tally.explained[i]:,} times: {row.reason}"
         click.echo(textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="    "))
     click.echo(f"\n{run.summary()}{', then interrupted' if run.interrupted else ''}.")
 

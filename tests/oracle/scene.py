@@ -20,9 +20,9 @@ class Scene:
             self.create(domid)
 
     def create(self, domid: int) -> None:
-        for world in (self.ours, self._real):
-            if world is not None:
-                world.create(domid)
+        self.ours.create(str(domid))
+        if self._real is not None:
+            self._real.create(str(domid), {})
         # To the real one, a new domain is younger than all permissions only if something was written since.
         assert self.ask("A", "WRITE", "/tool/xenstored|") == OK
         assert self.ask("A", "INTRODUCE", f"{domid}|7|{domid}|") == OK
@@ -34,9 +34,9 @@ class Scene:
             for domid in domids:
                 self._real.daemon.set_state(domid, "d")
         for domid in domids:
-            found = self.ours.destroy(domid)
+            found = self.ours.destroy(str(domid))
             if self._real is not None:
-                assert self._real.destroy(domid, found) == found
+                assert self._real.destroy(str(domid), found) == found
             self._note(found)
 
     def ask(self, who: str, kind: str, text: str, tx: int = 0) -> bytes | str:

@@ -82,6 +82,10 @@ class OurWorld:
         self._sessions[name].feed(packet.encode())
         return self._collect()
 
+    def connected(self, name: str) -> bool:
+        """Whether such a connection is there."""
+        return name in self._sessions and not self._sessions[name].closed
+
     def _collect(self) -> Messages:
         found: Messages = {}
         for name, session in self._sessions.items():
