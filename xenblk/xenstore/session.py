@@ -104,8 +104,8 @@ class Session:
         """Say how much of `output` was taken; requests that waited for that are served."""
         queue = self._queue
         nr_bytes += self._sent_bytes
-        while queue and nr_bytes >= len(queue[0][0]):
-            nr_bytes -= len(queue[0][0])
+        while queue and nr_bytes >= (message_bytes := len(queue[0][0])):
+            nr_bytes -= message_bytes
             self._forget(queue.popleft())
         self._sent_bytes = nr_bytes
         if self._parser.packets:
