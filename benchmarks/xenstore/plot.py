@@ -15,7 +15,7 @@ def check() -> None:
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
-    """A panel per measure, with a line per daemon, both axes logarithmic."""
+    """A panel per measure, with a line per daemon and one of what may be, both axes logarithmic."""
     import matplotlib  # noqa: PLC0415
 
     matplotlib.use("Agg")
@@ -27,6 +27,8 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         group = [row for row in rows if row["measure"] == measure]
         for name in ("ours", "real"):
             panel.loglog([row["domains"] for row in group], [row[f"{name}_s"] for row in group], "o-", label=name)
+        bound = [row["ours_s"] / row["ours_growth"] for row in group]
+        panel.loglog([row["domains"] for row in group], bound, "k:", label="n log n, from ours")
         panel.set(title=measure.replace("_", "-"), xlabel="domains", ylabel="seconds")
         panel.legend()
     figure.tight_layout()
