@@ -50,11 +50,6 @@ def _only_path(session: "Session", packet: Packet) -> str:
     return canonical_path(_single(packet), session.domid, session.quotas.path_max)
 
 
-def _special_or_path(session: "Session", text: bytes) -> str:
-    special = text.decode("latin-1")
-    return special if special in SPECIAL else _path(session, text)
-
-
 # Nodes
 
 
@@ -79,9 +74,12 @@ def _directory_part(session: "Session", view: View, packet: Packet) -> bytes:
 
 
 def _get_perms(session: "Session", view: View, packet: Packet) -> bytes:
-    path = _special_or_path(session, _single(packet))
-    node = session.operations.read(view, session.domain, path)
-    return b"".join(str(perm).encode() + b"\0" for perm in node.perms)
+    text = _single(packet)
+    if text.decode("latin-1") in SPECIAL:
+        perms = session.core.tree.special_perms(session.domain, text.decode("latin-1"))
+    else:
+        perms = session.operations.read(view, session.domain, _path(session, text)).perms
+    return b"".join(str(perm).encode() + b"\0" for perm in perms)
 
 
 def _write(session: "Session", view: View, packet: Packet) -> bytes:

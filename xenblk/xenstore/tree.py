@@ -100,6 +100,12 @@ class Tree:
         """Special nodes stand alone: nobody hears of them who may read the root, or watches that."""
         fire(self.watches.concerned(name, exact=True), name, lambda domain: may(domain, "r", self._nodes[name]))
 
+    def special_perms(self, domain: Domain, name: str) -> tuple[Perm, ...]:
+        """Who hears of domains: EACCES for who does not. The same in every transaction."""
+        if not may(domain, "r", self._nodes[name]):
+            raise refuse("EACCES", name)
+        return self._nodes[name].perms
+
     def set_special_perms(self, domain: Domain, name: str, perms: tuple[Perm, ...]) -> None:
         """Say who hears of domains: ENOENT for a name that means nothing, EACCES for who does not own it."""
         if name not in SPECIAL:

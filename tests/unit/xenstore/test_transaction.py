@@ -323,3 +323,15 @@ def test_regression_a_tree_with_more_nodes_than_a_transaction_may_look_at(core: 
     assert (guest.rm("a", tx), guest.read("x", tx), guest.end(tx)) == ("EIO", "ENOSPC", "ENOMEM")
     assert guest.ls("a/b") == ["c"]
     assert core.tree.check() == []
+
+
+def test_regression_a_special_name_is_no_part_of_a_transaction(dom0: Any, guest: Any) -> None:
+    """Whether its permissions may be read or not, nothing is looked at that could be in the way of the commit."""
+    guest.write("a")
+    dom0.chmod("@introduceDomain", "n0 r5")
+    tx = guest.start()
+    assert (guest.perms("@releaseDomain", tx), guest.perms("@introduceDomain", tx)) == ("EACCES", "n0 r5")
+    assert guest.write("a", b"inside", tx) == OK
+    assert (dom0.chmod("@introduceDomain", "n0"), dom0.chmod("@releaseDomain", "n0"), dom0.mkdir("/b")) == (OK, OK, OK)
+    assert guest.perms("@introduceDomain", tx) == "EACCES"
+    assert guest.end(tx) == OK
