@@ -33,7 +33,7 @@ from xenblk.xenstore.wire import XsMsgType
 TRANSACTIONS_MAX: Final = 4
 
 
-def _as_a_toolstack(name: str) -> Iterator[Step]:
+def as_a_toolstack(name: str) -> Iterator[Step]:
     """What makes a domain one that can do something: it is introduced, and has a home and something to share."""
     home = f"/local/domain/{name}"
     yield Step("ask", "A", XsMsgType.INTRODUCE, 0, strings(name, "1", "1"))
@@ -78,9 +78,9 @@ class Script:
     def _domain_step(self) -> Step:
         chance, name = self._chance, self._chance.choice(GUESTS)
         if name not in self._ledger.existing:
-            self._plan(*self._ends(), Step("create", name), *(_as_a_toolstack(name) if chance.random() < 0.8 else ()))
+            self._plan(*self._ends(), Step("create", name), *(as_a_toolstack(name) if chance.random() < 0.8 else ()))
         elif (what := chance.choice(("shut_down", "destroy", "release", "target"))) == "release":
-            again = _as_a_toolstack(name) if chance.random() < 0.8 else ()
+            again = as_a_toolstack(name) if chance.random() < 0.8 else ()
             self._plan(*self._ends(), Step("ask", "B", XsMsgType.RELEASE, 0, strings(name)), *again)
         elif what == "target":
             return Step("ask", "B", XsMsgType.SET_TARGET, 0, strings(name, chance.choice(GUESTS)))
