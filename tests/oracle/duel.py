@@ -54,14 +54,16 @@ class Duel:
         self.tally.befallen[step.what] += 1
         if step.what == "reconnect":
             self.fence()
-        ours: Messages = getattr(self.ours, step.what)(step.name)
+        with self._blame():
+            ours: Messages = getattr(self.ours, step.what)(step.name)
         with self._patience(ours):
             real = getattr(self.real, step.what)(step.name, ours)
         self._compare(ours, real)
 
     def _ask(self, step: Step) -> Packet:
         request = Packet(step.kind, len(self.done), step.tx_id, step.payload)
-        ours = self.ours.ask(step.name, request)
+        with self._blame():
+            ours = self.ours.ask(step.name, request)
         with self._patience(ours):
             real = self.real.ask(step.name, request, ours)
         if ours[step.name] != real[step.name]:
@@ -70,6 +72,14 @@ class Duel:
         reply = next(packet for packet in ours[step.name] if packet.type != XsMsgType.WATCH_EVENT)
         self.tally.answered(request, _who(step.name), reply)
         return reply
+
+    @contextlib.contextmanager
+    def _blame(self) -> Iterator[None]:
+        """If ours fails, that is a difference."""
+        try:
+            yield
+        except Exception as e:
+            raise DifferenceError(f"{self._story()}\n\nours: {e!r}") from e
 
     @contextlib.contextmanager
     def _patience(self, ours: Messages) -> Iterator[None]:

@@ -72,9 +72,14 @@ def nodes_outlive_their_owners(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tree, "remove_owned", lambda self, domain: None)
 
 
+def an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tree, "remove_owned", lambda self, domain: 1 // 0)
+
+
 @pytest.mark.parametrize(
     "break_it",
     [
+        an_exception,
         directory_in_alphabetical_order,
         no_conflicts,
         no_events_for_what_goes_with_its_parent,
