@@ -1,6 +1,6 @@
 """Our xenstored beside the real one: the same load on both, in turns, in one run.
 
-    python benchmarks/xenstore/compare.py [--rounds N] [--seconds S] [--json]
+    python benchmarks/xenstore/compare.py [--case NAME]... [--rounds N] [--seconds S] [--json]
 
 JSON: {"machine": {"cpus", "pinned_apart", "python"}, "rounds", "seconds", "cases": [{"case", "connections", "ours",
 "real", "ratio"}]}. `ours` and `real` hold, for each figure, {"median", "min", "max"} of the rounds: `per_s`, and for
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -67,10 +68,10 @@ def run_load(program: Path, socket: str, case: str, connections: int, seconds: f
     return result
 
 
-def measure(rounds: int, seconds: float) -> dict[tuple[str, int], dict[str, list[Result]]]:
+def measure(cases: Sequence[str], rounds: int, seconds: float) -> dict[tuple[str, int], dict[str, list[Result]]]:
     """All runs: by case and number of connections, then by daemon."""
     program = build_load()
-    runs = [(case, connections) for case in CASES for connections in CONNECTIONS]
+    runs = [(case, connections) for case in cases for connections in CONNECTIONS]
     found: dict[tuple[str, int], dict[str, list[Result]]] = {run: {name: [] for name in NAMES} for run in runs}
     with contextlib.ExitStack() as stack:
         daemons = {name: stack.enter_context(contextlib.closing(start(name))) for name in NAMES}
@@ -132,13 +133,14 @@ def shown(figure: Result, decimals: int) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--case", "only", type=click.Choice(CASES), multiple=True, help="Only these; all are run otherwise.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often each case is run.")
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="How long each run takes.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of the table.")
-def main(rounds: int, seconds: float, as_json: bool) -> None:
+def main(only: tuple[str, ...], rounds: int, seconds: float, as_json: bool) -> None:
     """Our xenstored beside the real one: the same load on both, in turns."""
     move_aside()
-    cases = summarise(measure(rounds, seconds))
+    cases = summarise(measure(only or CASES, rounds, seconds))
     if as_json:
         click.echo(json.dumps({"machine": machine(), "rounds": rounds, "seconds": seconds, "cases": cases}, indent=2))
         return

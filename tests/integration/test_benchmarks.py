@@ -52,6 +52,12 @@ def test_compare() -> None:
 
 
 @needs_real_xenstored
+def test_compare_one_case() -> None:
+    found = _json("compare.py", "--rounds", "1", "--seconds", "0.02", "--case", "watch")
+    assert [(row["case"], row["connections"]) for row in found["cases"]] == [("watch", 1), ("watch", 8)]
+
+
+@needs_real_xenstored
 def test_scale() -> None:
     found = _json("scale.py", "--rounds", "1", "--sizes", "3,2", "--operations", "3")
     assert (found["rounds"], found["operations"]) == (1, 3)
