@@ -10,7 +10,14 @@ from cffi import FFI
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext as _build_ext
 
-HEADERS = ("ring/sring.h", "grants/gnttab.h", "grants/arena.h", "xenblk/emulated/evtchn.h", "xenblk/xenstore/page.h")
+HEADERS = (
+    "ring/sring.h",
+    "grants/gnttab.h",
+    "grants/arena.h",
+    "xenblk/blkif.h",
+    "xenblk/emulated/evtchn.h",
+    "xenblk/xenstore/page.h",
+)
 PREAMBLE = "#include <stdint.h>\n#include <stddef.h>\n" + "".join(f'#include "{h}"\n' for h in HEADERS)
 
 

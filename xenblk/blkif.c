@@ -1,0 +1,91 @@
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "xenblk/blkif.h"
+
+#include "xenblk/assert.h"
+
+#define SECTORS_PER_PAGE 8
+#define SEGMENT_BYTES 8
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blkif is little-endian, and so is every host of ours");
+
+static void get(void *to, const uint8_t *from, size_t size)
+{
+    memcpy(to, from, size);
+}
+
+static void parse_segments(const uint8_t *at, struct xb_blkif_request *request)
+{
+    uint32_t count = request->nr_segments < XB_BLKIF_SEGMENTS_MAX ? request->nr_segments : XB_BLKIF_SEGMENTS_MAX;
+
+    for (uint32_t i = 0; i < count; i++, at += SEGMENT_BYTES) {
+        struct xb_blkif_segment *segment = &request->segments[i];
+
+        get(&segment->gref, at, sizeof(segment->gref));
+        segment->first_sect = at[4];
+        segment->last_sect = at[5];
+    }
+}
+
+/* The u64 of the 64-bit layout are 4 bytes further on, and so is all that follows them. */
+void xb_blkif_parse(const void *slot, uint32_t slot_bytes, struct xb_blkif_request *request)
+{
+    const uint8_t *head = slot, *tail = head + (slot_bytes == XB_BLKIF_X86_64_SLOT_BYTES ? 4 : 0);
+
+    XB_ASSERT(slot_bytes == XB_BLKIF_X86_64_SLOT_BYTES || slot_bytes == XB_BLKIF_X86_32_SLOT_BYTES);
+    memset(request, 0, sizeof(*request));
+    request->operation = head[0];
+    get(&request->id, tail + 4, sizeof(request->id));
+    get(&request->sector_number, tail + 12, sizeof(request->sector_number));
+    switch (request->operation) {
+    case XB_BLKIF_DISCARD:
+        request->flag = head[1];
+        get(&request->handle, head + 2, sizeof(request->handle));
+        get(&request->nr_sectors, tail + 20, sizeof(request->nr_sectors));
+        break;
+    case XB_BLKIF_INDIRECT:
+        request->indirect_op = head[1];
+        get(&request->nr_segments, head + 2, sizeof(request->nr_segments));
+        get(&request->handle, tail + 20, sizeof(request->handle));
+        get(request->indirect_grefs, tail + 24, sizeof(request->indirect_grefs));
+        break;
+    default:
+        request->nr_segments = head[1];
+        get(&request->handle, head + 2, sizeof(request->handle));
+        parse_segments(tail + 20, request);
+    }
+}
+
+int xb_blkif_check(const struct xb_blkif_request *request, uint64_t disk_sectors, int read_only, uint32_t *nr_sectors)
+{
+    uint32_t sectors = 0;
+
+    if (request->nr_segments == 0 && request->operation != XB_BLKIF_FLUSH_DISKCACHE)
+        return 0;
+    if (request->nr_segments > XB_BLKIF_SEGMENTS_MAX)
+        return 0;
+    for (uint32_t i = 0; i < request->nr_segments; i++) {
+        const struct xb_blkif_segment *segment = &request->segments[i];
+
+        if (segment->first_sect > segment->last_sect || segment->last_sect >= SECTORS_PER_PAGE)
+            return 0;
+        sectors += segment->last_sect - segment->first_sect + 1u;
+    }
+    if (request->operation != XB_BLKIF_READ && read_only)
+        return 0;
+    *nr_sectors = sectors;
+    /* Written so that no sum can run over. */
+    return sectors == 0 || (sectors <= disk_sectors && request->sector_number <= disk_sectors - sectors);
+}
+
+void xb_blkif_pack_response(void *slot, uint32_t slot_bytes, uint64_t id, uint8_t operation, int16_t status)
+{
+    uint8_t *to = slot;
+
+    memset(to, 0, slot_bytes);
+    memcpy(to, &id, sizeof(id));
+    to[8] = operation;
+    memcpy(to + 10, &status, sizeof(status));
+}
