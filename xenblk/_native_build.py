@@ -14,6 +14,7 @@ HEADERS = (
     "ring/sring.h",
     "grants/gnttab.h",
     "grants/arena.h",
+    "grants/gref_map.h",
     "xenblk/blkif.h",
     "xenblk/emulated/evtchn.h",
     "xenblk/xenstore/page.h",
