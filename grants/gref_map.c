@@ -13,7 +13,7 @@
  *
  *   lookup/change   a change makes the sequence odd [O], stores cells [C], makes the sequence even [E];
  *                   a lookup loads the sequence [B], loads cells [L], and loads the sequence again [A].
- *   use/reap        put [P] lets go of an entry; reap [R], or the next take [T], gets it. add [N] brings a new one. */
+ *   use/reap        put [P] lets go of an entry; idle [I] sees it; reap [R], or the next take [T], gets it. */
 
 #define SPINS_BEFORE_YIELD 64u
 
@@ -197,8 +197,8 @@ int xb_gref_map_add(struct xb_gref_map *map, uint32_t gref, uint32_t slot, uint3
         (*entry)->slot = slot;
         (*entry)->handle = handle;
         (*entry)->in_map = 1;
-        /* [N] Release: the reaper, once it finds the entry idle in [I], sees what it is for. */
-        __atomic_store_n(&(*entry)->usage, 2, __ATOMIC_RELEASE);
+        /* Relaxed: nobody else looks at an entry in use; [P] is what shows it to the reaper. */
+        __atomic_store_n(&(*entry)->usage, 2, __ATOMIC_RELAXED);
     }
     change_end(map);
     return answer;
@@ -214,8 +214,8 @@ uint32_t xb_gref_map_idle(struct xb_gref_map *map, uint64_t until_ns, struct xb_
     for (uint32_t i = 0; i < nr_touched; i++) {
         const struct xb_gref_entry *entry = &map->entries[i];
 
-        /* [I] Acquire: the reference, from before [N], and the time, from before [P]. Only release, which is our own,
-         * lets the entry get another reference; the time may be a later one, and then reap gives up or was right. */
+        /* [I] Acquire: the reference and the time, from before [P]. Only release, which is our own, lets the entry get
+         * another reference; the time may become a later one, as it may between this call and reap. */
         if (__atomic_load_n(&entry->usage, __ATOMIC_ACQUIRE) == 1
             && __atomic_load_n(&entry->last_used_ns, __ATOMIC_RELAXED) <= until_ns)
             map->keys[nr_idle++] = (uint64_t)entry->gref << 32 | i;
