@@ -18,8 +18,8 @@ static inline size_t cells_bytes(uint32_t max_entries)
     return sizeof(uint64_t) << nr_cells_log2(max_entries);
 }
 
-/* A product's upper bits depend on all bits of the reference; the second product spreads what the first one left in
- * rows, such as references with a constant distance. */
+/* A product's upper bits depend on all bits of the reference. One product would keep references at a constant distance in
+ * rows, and with one secret in a hundred the rows pile up on each other; the second one spreads them. */
 static inline uint32_t home(const struct xb_gref_map *map, uint32_t gref)
 {
     uint64_t hash = gref * map->secret;
