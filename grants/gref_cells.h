@@ -18,14 +18,15 @@ static inline size_t cells_bytes(uint32_t max_entries)
     return sizeof(uint64_t) << nr_cells_log2(max_entries);
 }
 
-/* A product's upper bits depend on all bits of the reference. One product would keep references at a constant distance in
- * rows, and with one secret in a hundred the rows pile up on each other; the second one spreads them. */
+#define SPREAD UINT64_C(0x9e3779b97f4a7c15) /* 2^64 divided by the golden ratio */
+
+/* Two products, the first one secret, because one alone keeps references at a constant distance in rows: with one secret
+ * in a hundred the rows pile up on each other. The exclusive or moves what only upper bits have to lower ones. */
 static inline uint32_t home(const struct xb_gref_map *map, uint32_t gref)
 {
-    uint64_t hash = gref * map->secret;
+    uint64_t hash = (gref ^ (uint32_t)map->secret) * (map->secret | 1); /* an even factor would throw bits away */
 
-    hash = (hash ^ hash >> 32) * map->secret;
-    return (uint32_t)(hash >> map->cell_shift);
+    return (uint32_t)((hash ^ hash >> 32) * SPREAD >> map->cell_shift);
 }
 
 static inline uint64_t load_cell(const struct xb_gref_map *map, uint32_t at)

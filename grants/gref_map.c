@@ -69,7 +69,7 @@ void xb_gref_map_init(struct xb_gref_map *map, void *memory, uint32_t max_entrie
     map->limit = map->max_entries = max_entries;
     map->cell_mask = (UINT32_C(1) << bits) - 1;
     map->cell_shift = 64 - bits;
-    map->secret = secret | 1; /* an even factor would throw bits away */
+    map->secret = secret;
     map->cells = memory;
     map->keys = map->cells + map->cell_mask + 1;
     map->entries = (struct xb_gref_entry *)(map->keys + 2 * (size_t)max_entries);

@@ -1,4 +1,4 @@
-"""Structures that find a mapped page by its grant reference, beside each other: the same operations, in turns, in one run.
+"""Structures that find a mapped page by its grant reference: the same operations on each, in turns, in one run.
 
     python benchmarks/grants/compare_trees.py [--rounds N] [--seconds S] [--seed N] [--entries N,N] [--json]
 
@@ -144,6 +144,12 @@ def machine() -> Result:
     return {"cpus": os.cpu_count(), "cpu": cpu, "compiler": version.splitlines()[0]}
 
 
+def machine_text() -> str:
+    """The same for people."""
+    found = machine()
+    return f"{found['cpu']}, {found['compiler']}"
+
+
 def parse_entries(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
     """The numbers of entries asked for, each once, the smallest first."""
     try:
@@ -171,8 +177,7 @@ def main(rounds: int, seconds: float, seed: int, entries: list[int], as_json: bo
             json.dumps({"machine": machine(), **options, "rows": rows(found), "memory": memory(found)}, indent=2)
         )
         return
-    said = machine()
-    caption = f"median (least..most) of {rounds} round(s) of {seconds:g} s, in turns; {said['cpu']}, {said['compiler']}"
+    caption = f"median (least..most) of {rounds} round(s) of {seconds:g} s, in turns; {machine_text()}"
     print_table(table(found, caption))
 
 

@@ -42,7 +42,7 @@ static void finish(void)
     free(memory);
 }
 
-/* Neighbours, multiples of a large power of two, the ends of the range: whatever a frontend may think of. */
+/* Numbers below 4096 as references: neighbours, multiples of a large power of two, the end of the range, all bits. */
 static uint32_t gref_of(uint32_t number, uint32_t pattern)
 {
     switch (pattern % 4) {
