@@ -18,17 +18,18 @@ from xenblk.xenstore.wire import Packet, PacketParser, XsMsgType
 pytestmark = pytest.mark.checkout
 needs_real_xenstored = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "xenstore"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+FOLDER = BENCHMARKS / "xenstore"
 DEADLINE_S = 120.0
 
 
-def _run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(FOLDER / script), *options]
+def _run(script: str, *options: str, folder: Path = FOLDER) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(folder / script), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
 
 
-def _json(script: str, *options: str) -> dict[str, Any]:
-    done = _run(script, *options, "--json")
+def _json(script: str, *options: str, folder: Path = FOLDER) -> dict[str, Any]:
+    done = _run(script, *options, "--json", folder=folder)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["machine"]["cpus"] >= 1
@@ -91,6 +92,67 @@ def test_tables() -> None:
 def test_sizes_that_cannot_be_measured(options: list[str], sentence: str) -> None:
     done = _run("scale.py", *options)
     assert (done.returncode, sentence in done.stderr) == (2, True), done.stderr
+
+
+def test_compare_trees() -> None:
+    options = ["--rounds", "2", "--seconds", "0", "--entries", "17,2,17", "--seed", "3"]
+    found = _json("compare_trees.py", *options, folder=BENCHMARKS / "grants")
+    assert (found["rounds"], found["seconds"], found["seed"]) == (2, 0, 3)
+    runs = [(n, pattern) for n in (2, 17) for pattern in ("dense", "scattered", "sparse")]
+    measured = [(row["entries"], row["pattern"], row["operation"]) for row in found["rows"]]
+    assert measured == [(*run, operation) for run in runs for operation in ("hit", "miss", "churn", "walk")]
+    for row in found["rows"]:
+        for name in ("hash", "radix", "rbtree"):
+            assert 0 < row[f"{name}_ns"]["min"] <= row[f"{name}_ns"]["median"] <= row[f"{name}_ns"]["max"]
+            if name != "hash":
+                assert row[f"{name}_ratio"] == pytest.approx(row[f"{name}_ns"]["median"] / row["hash_ns"]["median"])
+    assert [(row["entries"], row["pattern"]) for row in found["memory"]] == runs
+    assert all(row[f"{name}_bytes"] > 0 for row in found["memory"] for name in ("hash", "radix", "rbtree"))
+
+
+def test_compare_trees_table() -> None:
+    options = ["--rounds", "1", "--seconds", "0", "--entries", "3"]
+    done = _run("compare_trees.py", *options, folder=BENCHMARKS / "grants")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:5] == ["operation", "entries", "hash", "radix", "rbtree"]
+    assert [line.split(", ")[0] for line in lines[2:17]] == ["hit", "miss", "churn", "walk"] * 3 + ["memory"] * 3
+    assert "median (least..most) of 1 round(s)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ("1", "2 to 32768 entries can be measured, not 1"),
+        ("32769", "2 to 32768 entries can be measured, not 32769"),
+        ("many", "numbers of entries are written 352,1056, not many"),
+    ],
+)
+def test_entries_that_cannot_be_measured(entries: str, sentence: str) -> None:
+    done = _run("compare_trees.py", "--entries", entries, folder=BENCHMARKS / "grants")
+    assert (done.returncode, sentence in done.stderr) == (2, True), done.stderr
+
+
+@pytest.fixture(scope="module")
+def structures(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program that compares structures, under the sanitizers."""
+    program = tmp_path_factory.mktemp("gref_tree") / "gref_tree"
+    sources = [*(BENCHMARKS / "grants").glob("*.c"), BENCHMARKS.parent / "grants" / "gref_map.c"]
+    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1", f"-I{BENCHMARKS.parent}"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    subprocess.run([os.environ.get("CC", "cc"), *flags, "-o", program, *sources], check=True)
+    return str(program)
+
+
+@pytest.mark.parametrize("structure", ["hash", "radix", "rbtree"])
+@pytest.mark.parametrize("pattern", ["dense", "scattered", "sparse"])
+def test_structures_are_right(structures: str, structure: str, pattern: str) -> None:
+    """What is compared finds, forgets and orders what it should: the program checks that before and after measuring."""
+    for entries in ("2", "3", "64", "65", "1056"):
+        command = [structures, structure, pattern, entries, "0.001", "7"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout).keys() == {"hit_ns", "miss_ns", "churn_ns", "walk_ns", "bytes"}
 
 
 @pytest.fixture(scope="module")
