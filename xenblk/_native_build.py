@@ -15,6 +15,7 @@ HEADERS = (
     "grants/gnttab.h",
     "grants/arena.h",
     "grants/gref_map.h",
+    "grants/slots.h",
     "xenblk/blkif.h",
     "xenblk/emulated/evtchn.h",
     "xenblk/xenstore/page.h",
