@@ -1,5 +1,5 @@
-/* Inside of gref_map.c, which includes gref_map.h first and says what the labels in brackets mean: a map's cells. All but
- * search, load_cell and home run under the lock. */
+/* Inside of gref_map.c, which includes gref_map.h first and says what the labels in brackets mean: a map's cells.
+ * store_cell and cut run under the lock. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

@@ -61,7 +61,8 @@ size_t xb_gref_map_bytes(uint32_t max_entries);
  * random number that the frontend does not know: with it, no choice of references makes lookups slow. */
 void xb_gref_map_init(struct xb_gref_map *map, void *memory, uint32_t max_entries, uint64_t secret);
 
-/* Entries in the map, at most, from now on; those that are there stay. At most max_entries. */
+/* Entries in the map, at most, from now on; those that are there stay. At most max_entries, and better lower by what is
+ * unmapped at a time: an entry that was replaced takes room until it is released. */
 void xb_gref_map_set_limit(struct xb_gref_map *map, uint32_t limit);
 
 /* Entries in the map now, those being unmapped among them. */
