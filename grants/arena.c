@@ -8,11 +8,22 @@
 
 #define PAGE_BYTES 4096u
 
+static void *reserve(void *start, size_t nr_pages, int flags)
+{
+    return mmap(start, nr_pages * PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+}
+
 void *xb_arena_reserve(size_t nr_pages)
 {
-    void *arena = mmap(NULL, nr_pages * PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *arena = reserve(NULL, nr_pages, 0);
 
     return arena == MAP_FAILED ? NULL : arena;
+}
+
+int xb_arena_vacate(void *start, size_t nr_pages)
+{
+    /* Reserving the addresses instead of unmapping them keeps another thread's mmap from taking them. */
+    return reserve(start, nr_pages, MAP_FIXED) != MAP_FAILED;
 }
 
 void xb_arena_release(void *arena, size_t nr_pages)

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "grants/arena.h"
 #include "grants/gnttab.h"
 #include "grants/pins.h"
 #include "xenblk/assert.h"
@@ -189,13 +190,6 @@ static int set_busy(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32
 
 /* Hypercalls */
 
-/* Reserving the address instead of unmapping it keeps another thread's mmap from taking it. */
-static int reserve_page(uint64_t address)
-{
-    return mmap((void *)(uintptr_t)address, PAGE_BYTES, PROT_NONE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
-}
-
 static int map_one(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_map_grant_ref *op)
 {
     uint32_t flags = op->flags & (GNTMAP_host_map | GNTMAP_readonly);
@@ -217,7 +211,7 @@ static int map_one(struct xb_mapper *mapper, struct xb_grantor *grantor, struct 
     /* MAP_POPULATE: the page is there when the hypercall returns, as under Xen, not at the first touch. */
     if (mmap((void *)(uintptr_t)op->host_addr, PAGE_BYTES, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
              grantor->memory_fd, (off_t)frame * PAGE_BYTES) == MAP_FAILED) {
-        reserve_page(op->host_addr); /* a failing mmap may have taken the reservation away already */
+        xb_arena_vacate((void *)(uintptr_t)op->host_addr, 1); /* a failing mmap may have taken the reservation away already */
         unpin_with_handle(mapper, grantor, op->handle);
         return GNTST_no_space;
     }
@@ -231,29 +225,54 @@ void xb_gnttab_map(struct xb_mapper *mapper, struct xb_grantor *grantor, struct 
         ops[i].status = (int16_t)map_one(mapper, grantor, &ops[i]);
 }
 
-static int unmap_one(struct xb_mapper *mapper, struct xb_grantor *grantor, const struct xb_unmap_grant_ref *op)
+/* What this leaves at GNTST_okay, with an address, is busy until unmap_end. */
+static int unmap_begin(struct xb_mapper *mapper, struct xb_grantor *grantor, const struct xb_unmap_grant_ref *op)
 {
     int status = set_busy(mapper, grantor, op->handle);
 
-    if (status != GNTST_okay)
+    if (status != GNTST_okay || (op->host_addr != 0 && !(op->host_addr & PAGE_MASK_BYTES)))
         return status;
-    if (op->host_addr & PAGE_MASK_BYTES)
-        status = GNTST_bad_virt_addr;
-    else if (op->host_addr != 0) {
-        /* The page goes first, the pin second: the grantor must not get back a page that we can still touch. */
-        status = reserve_page(op->host_addr) ? unpin_with_handle(mapper, grantor, op->handle) : GNTST_general_error;
-        if (status == GNTST_okay)
-            return status;
-    }
-    set_idle(&mapper->track[op->handle]); /* still mapped, or still to be unpinned */
+    set_idle(&mapper->track[op->handle]);
+    return op->host_addr == 0 ? GNTST_okay : GNTST_bad_virt_addr;
+}
+
+static int is_begun(const struct xb_unmap_grant_ref *op)
+{
+    return op->status == GNTST_okay && op->host_addr != 0;
+}
+
+static int unmap_end(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t handle, int vacated)
+{
+    int status = vacated ? unpin_with_handle(mapper, grantor, handle) : GNTST_general_error;
+
+    if (status != GNTST_okay)
+        set_idle(&mapper->track[handle]); /* still mapped, or still to be unpinned */
     return status;
+}
+
+/* Ends the first operation, which is begun, and those behind it whose pages follow. Returns how many that were. */
+static uint32_t unmap_row(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_unmap_grant_ref *ops,
+                          uint32_t count)
+{
+    uint32_t length = 1;
+    int vacated;
+
+    while (length < count && is_begun(&ops[length]) && ops[length].host_addr == ops[length - 1].host_addr + PAGE_BYTES)
+        length++;
+    /* The pages go first, the pins second: the grantor must not get back a page that we can still touch. */
+    vacated = xb_arena_vacate((void *)(uintptr_t)ops[0].host_addr, length);
+    for (uint32_t i = 0; i < length; i++)
+        ops[i].status = (int16_t)unmap_end(mapper, grantor, ops[i].handle, vacated);
+    return length;
 }
 
 void xb_gnttab_unmap(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_unmap_grant_ref *ops,
                      uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        ops[i].status = (int16_t)unmap_one(mapper, grantor, &ops[i]);
+        ops[i].status = (int16_t)unmap_begin(mapper, grantor, &ops[i]);
+    for (uint32_t i = 0; i < count;)
+        i += is_begun(&ops[i]) ? unmap_row(mapper, grantor, &ops[i], count - i) : 1;
 }
 
 static int move(int fd, char *buffer, size_t left, off_t at, int to_file)

@@ -124,7 +124,8 @@ int xb_gnttab_end_access(struct xb_grant_entry *entry);
 
 void xb_gnttab_map(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_map_grant_ref *ops, uint32_t count);
 
-/* `grantor` must be the one that every handle of the batch was mapped from. */
+/* `grantor` must be the one that every handle of the batch was mapped from. Operations that follow each other, on pages
+ * that do, are one system call: sort a batch by address. */
 void xb_gnttab_unmap(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_unmap_grant_ref *ops,
                      uint32_t count);
 

@@ -107,7 +107,7 @@ static void add_free(struct scan *scan, uint32_t at, uint32_t length)
         return;
     }
     *scan->link = at;
-    *entry = (struct xb_slot){.length = length, .next = scan->slots->nr_slots};
+    entry->length = length;
     scan->cluster = entry;
     scan->link = &entry->next;
 }
