@@ -1,11 +1,11 @@
-"""The address space that granted pages are mapped into: fixed pages, the lowest free one handed out first."""
+"""The address space that granted pages are mapped into: a table of slots, each a page, the lowest free one first."""
 
-import heapq
 import threading
 
 from xenblk._native import ffi, lib
 from xenblk.abi import PAGE_SIZE
 from xenblk.errors import GrantError, UsageError
+from xenblk.grants.slots import Slots
 from xenblk.grants.status import GrantStatus
 
 
@@ -22,43 +22,42 @@ class Arena:
             raise UsageError(f"there is no room to reserve {nr_pages} pages of address space")
         self._address = int(ffi.cast("uintptr_t", self._base))
         self._memory = memoryview(ffi.buffer(self._base, nr_pages * PAGE_SIZE))
-        self._free: list[int] = []
-        self._next = 0
+        self._slots = Slots(nr_pages)
         self._lock = threading.Lock()
 
     def allocate(self) -> int:
         """The lowest free slot; GrantError when there is none."""
+        return self.allocate_run(1)
+
+    def allocate_batch(self, nr_pages: int) -> list[int]:
+        """The lowest free slots, in order; GrantError, and nothing taken, when there are not so many."""
+        slots: list[int] = []
         with self._lock:
-            if self._free:
-                return heapq.heappop(self._free)
-            return self._grow(1)
+            for _ in range(nr_pages):
+                slot = self._slots.allocate()
+                if slot is None:
+                    self._cancel(slots)
+                    raise _no_space(f"{nr_pages} pages", self._nr_pages)
+                slots.append(slot)
+        return slots
+
+    def _cancel(self, slots: list[int]) -> None:
+        for slot in reversed(slots):
+            self._slots.cancel(slot)
 
     def allocate_run(self, nr_pages: int) -> int:
         """The first of `nr_pages` free slots in a row; GrantError when there is no such run."""
-        assert nr_pages > 0
         with self._lock:
-            ordered = sorted(self._free)
-            for i in range(len(ordered) - nr_pages + 1):
-                if ordered[i + nr_pages - 1] == ordered[i] + nr_pages - 1:
-                    self._free = ordered[:i] + ordered[i + nr_pages :]
-                    return ordered[i]
-            return self._grow(nr_pages)
-
-    def _grow(self, nr_pages: int) -> int:
-        first = self._next
-        if first + nr_pages > self._nr_pages:
-            raise GrantError(
-                f"{nr_pages} pages in a row are needed of the mapping arena, which has {self._nr_pages}",
-                GrantStatus.NO_SPACE,
-            )
-        self._next = first + nr_pages
+            first = self._slots.allocate_run(nr_pages)
+        if first is None:
+            raise _no_space(f"{nr_pages} pages in a row", self._nr_pages)
         return first
 
-    def free(self, slot: int) -> None:
-        """Take a slot back; nothing is mapped there any more."""
-        with self._lock:
-            assert 0 <= slot < self._next
-            heapq.heappush(self._free, slot)
+    def free(self, *slots: int) -> None:
+        """Take slots back; nothing is mapped there any more. It looks at every slot that is taken, so give many."""
+        if slots:
+            with self._lock:
+                self._slots.free(slots)
 
     def page(self, slot: int) -> memoryview:
         """The 4096 bytes of a slot."""
@@ -80,5 +79,8 @@ class Arena:
             self._base = ffi.NULL
 
     def _check(self) -> None:
-        assert len(set(self._free)) == len(self._free)
-        assert all(0 <= slot < self._next for slot in self._free)
+        self._slots._check()
+
+
+def _no_space(needed: str, nr_pages: int) -> GrantError:
+    return GrantError(f"{needed} are needed of the mapping arena, which has {nr_pages}", GrantStatus.NO_SPACE)

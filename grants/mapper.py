@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -107,13 +108,9 @@ class GrantMapper:
 
     def map(self, domain: ForeignDomain, refs: Sequence[GrantRef], readonly: bool = False) -> list[Mapping]:
         """Map each reference to a page of its own; without address space for all of them, all fail with NO_SPACE."""
-        slots: list[int] = []
         try:
-            for _ in refs:
-                slots.append(self._arena.allocate())
+            slots = self._arena.allocate_batch(len(refs))
         except GrantError:
-            for slot in slots:
-                self._arena.free(slot)
             return [Mapping(domain, ref, GrantStatus.NO_SPACE, 0, 0, None) for ref in refs]
         return self._map_at(domain, refs, slots, readonly)
 
@@ -138,14 +135,15 @@ class GrantMapper:
             op.ref = ref
             op.dom = domain.domid
         lib.xb_gnttab_map(self._native, domain.native, ops, len(refs))
-        return [
+        mappings = [
             self._mapping(domain, ref, slot, GrantStatus(op.status), op.handle)
             for op, ref, slot in zip(ops, refs, slots, strict=True)
         ]
+        self._arena.free(*[mapping.slot for mapping in mappings if mapping.page is None])
+        return mappings
 
     def _mapping(self, domain: ForeignDomain, ref: GrantRef, slot: int, status: GrantStatus, handle: int) -> Mapping:
         if status != GrantStatus.OKAY:
-            self._arena.free(slot)
             return Mapping(domain, ref, status, handle, slot, None)
         mapping = Mapping(domain, ref, status, handle, slot, self._arena.view(slot))
         with self._lock:
@@ -157,6 +155,7 @@ class GrantMapper:
         if not mappings:
             return
         self._forget(mappings)
+        mappings = sorted(mappings, key=operator.attrgetter("slot"))  # adjacent pages are one system call
         ops = ffi.new("struct xb_unmap_grant_ref[]", len(mappings))
         for op, mapping in zip(ops, mappings, strict=True):
             op.host_addr = self._arena.address(mapping.slot)
@@ -165,7 +164,7 @@ class GrantMapper:
         for op, mapping in zip(ops, mappings, strict=True):
             assert op.status == GrantStatus.OKAY, f"unmapping our own handle {mapping.handle} gave {op.status}"
             mapping.page = None
-            self._arena.free(mapping.slot)
+        self._arena.free(*[mapping.slot for mapping in mappings])
 
     def _forget(self, mappings: Sequence[Mapping]) -> None:
         with self._lock:
@@ -192,8 +191,8 @@ class GrantMapper:
 
     def close(self) -> None:
         """Unmap whatever is left, and give the address space back."""
-        for mapping in list(self._mapped):
-            self.unmap([mapping])
+        for domain in {mapping.domain for mapping in self._mapped}:
+            self.unmap([mapping for mapping in self._mapped if mapping.domain is domain])
         self._track.close()
         self._arena.close()
 

@@ -1,6 +1,7 @@
 """The slot table of the mapping arena: what grants/slots.h describes, over memory of its own."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 from xenblk._native import ffi, lib
 from xenblk.errors import UsageError
@@ -51,20 +52,28 @@ class Slots:
         assert slot == self._native.newest, f"slot {slot} is not the newest"
         lib.xb_slots_cancel(self._native, slot)
 
-    def scan(self, done: Iterable[int]) -> list[tuple[int, int]]:
+    def scan(self, done: Sequence[int]) -> list[tuple[int, int]]:
         """Free these live slots. Returns (start, length), one for each cluster that got any of them, in order.
 
         Such a run reaches from the first to the last of them; what lies between was free already.
         """
-        done = list(done)
-        assert all(self.is_live(slot) for slot in done), "only a live slot can be freed"
-        for slot in done:
-            self._flags[slot] = 1
         runs = ffi.new("struct xb_slots_run[]", len(done))
-        nr_runs = lib.xb_slots_scan_flags(self._native, self._flags, runs)
-        for slot in done:
-            self._flags[slot] = 0
+        nr_runs = self._scan(done, runs)
         return [(run.start, run.length) for run in runs[0:nr_runs]]
+
+    def free(self, done: Sequence[int]) -> None:
+        """Free these live slots, by a scan, for a caller that has no use for runs."""
+        self._scan(done, ffi.NULL)
+
+    def _scan(self, done: Sequence[int], runs: Any) -> int:
+        flags, nr_live = self._flags, self._native.nr_live
+        for slot in done:
+            flags[slot] = 1
+        nr_runs: int = lib.xb_slots_scan_flags(self._native, flags, runs)
+        for slot in done:
+            flags[slot] = 0
+        assert self._native.nr_live == nr_live - len(done), "only a live slot can be freed, and once"
+        return nr_runs
 
     def _check(self) -> None:
         broken = lib.xb_slots_check(self._native)

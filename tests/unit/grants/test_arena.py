@@ -36,6 +36,19 @@ def test_a_run_fits_between_used_slots_or_after_them() -> None:
     arena.close()
 
 
+def test_a_batch_is_the_lowest_slots_or_none() -> None:
+    arena = Arena(6)
+    assert arena.allocate_batch(5) == [0, 1, 2, 3, 4]
+    arena.free(3, 1)
+    with pytest.raises(GrantError, match="4 pages are needed of the mapping arena, which has 6") as raised:
+        arena.allocate_batch(4)
+    assert raised.value.status == GrantStatus.NO_SPACE
+    arena._check()
+    assert arena.allocate_batch(0) == []
+    assert arena.allocate_batch(3) == [1, 3, 5]
+    arena.close()
+
+
 def test_addresses_are_pages_in_a_row() -> None:
     arena = Arena(4)
     assert arena.address(0) % PAGE_SIZE == 0
