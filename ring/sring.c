@@ -128,16 +128,17 @@ static int look_for_responses(struct xb_front_ring *ring)
     return rsp_prod != ring->rsp_cons;
 }
 
+int xb_front_ring_look(struct xb_front_ring *ring)
+{
+    return ring->broken || ring->rsp_prod_seen != ring->rsp_cons || look_for_responses(ring) != 0;
+}
+
 int xb_front_ring_consume(struct xb_front_ring *ring, void *response)
 {
+    if (!xb_front_ring_look(ring))
+        return 0;
     if (ring->broken)
         return XB_RING_BROKEN;
-    if (ring->rsp_prod_seen == ring->rsp_cons) {
-        int found = look_for_responses(ring);
-
-        if (found != 1)
-            return found;
-    }
     memcpy(response, slot(ring->sring, ring->nr_ents, ring->entry_size, ring->rsp_cons), ring->entry_size);
     ring->rsp_cons++;
     ring->statistics.responses++;
@@ -214,16 +215,17 @@ static int look_for_requests(struct xb_back_ring *ring)
     return req_prod != ring->req_cons;
 }
 
+int xb_back_ring_look(struct xb_back_ring *ring)
+{
+    return ring->broken || ring->req_prod_seen != ring->req_cons || look_for_requests(ring) != 0;
+}
+
 int xb_back_ring_consume(struct xb_back_ring *ring, void *request)
 {
+    if (!xb_back_ring_look(ring))
+        return 0;
     if (ring->broken)
         return XB_RING_BROKEN;
-    if (ring->req_prod_seen == ring->req_cons) {
-        int found = look_for_requests(ring);
-
-        if (found != 1)
-            return found;
-    }
     memcpy(request, slot(ring->sring, ring->nr_ents, ring->entry_size, ring->req_cons), ring->entry_size);
     /* Before any response to this request is put: put refuses to pass req_cons. */
     ring->req_cons++;

@@ -17,6 +17,8 @@ HEADERS = (
     "grants/gref_map.h",
     "grants/slots.h",
     "xenblk/blkif.h",
+    "xenblk/channel.h",
+    "xenblk/counters.h",
     "xenblk/emulated/evtchn.h",
     "xenblk/xenstore/page.h",
 )

@@ -4,7 +4,7 @@ Nothing above a platform knows which one it has.
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from xenblk.abi import Domid, EvtchnPort
 from xenblk.counters import Counters
@@ -16,6 +16,8 @@ class EventChannel(Protocol):
     """This process's end of an event channel: one bit that the other end can set."""
 
     port: EvtchnPort
+    native: Any
+    """The same for a native engine: a `struct xb_channel` (xenblk/channel.h), valid until `close`."""
 
     def fileno(self) -> int:
         """A descriptor that is readable when `wait` would not block, for a selector."""

@@ -1,6 +1,14 @@
+#define _GNU_SOURCE
+#include <poll.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "xenblk/channel.h"
 #include "xenblk/emulated/evtchn.h"
+
+#define NS_PER_S 1000000000
 
 /* Every operation is sequentially consistent. The sender stores its ring index before it sets PENDING; the receiver
  * clears PENDING before it loads that index. So whoever loses the race on the word still sees the other's work:
@@ -43,4 +51,72 @@ void xb_evtchn_set_unbound(uint32_t *word, int unbound)
 uint32_t xb_evtchn_load(uint32_t *word)
 {
     return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+}
+
+/* A full eventfd is readable already, and a descriptor that another thread closed has nobody left to wake. */
+static void wake(int fd)
+{
+    uint64_t one = 1;
+    ssize_t written = write(fd, &one, sizeof(one));
+
+    (void)written;
+}
+
+void xb_evtchn_notify(struct xb_evtchn_port *port)
+{
+    if (xb_evtchn_load(port->word) & XB_EVTCHN_UNBOUND)
+        return;
+    port->sent++;
+    if (xb_evtchn_set_pending(port->remote_word))
+        wake(port->remote_fd);
+    else
+        port->coalesced++;
+}
+
+static void sleep_until_readable(int fd, int64_t timeout_ns)
+{
+    struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+    struct timespec timeout = {.tv_sec = timeout_ns / NS_PER_S, .tv_nsec = timeout_ns % NS_PER_S};
+    uint64_t count;
+
+    if (ppoll(&pollfd, 1, timeout_ns < 0 ? NULL : &timeout, NULL) > 0) {
+        ssize_t taken = read(fd, &count, sizeof(count)); /* maybe nothing: another thread was first, or closed it */
+
+        (void)taken;
+    }
+}
+
+/* The eventfd is emptied before the bit is cleared. In that order a sender that finds the bit still set may skip the
+ * eventfd: we clear the bit later, and look at the ring after that. The other way round a wake-up could be eaten
+ * together with an older one. */
+int xb_evtchn_wait(struct xb_evtchn_port *port, int64_t timeout_ns)
+{
+    sleep_until_readable(port->fd, timeout_ns);
+    if (xb_evtchn_clear_pending(port->word)) {
+        port->delivered++;
+        return 1;
+    }
+    port->spurious++;
+    return 0;
+}
+
+void xb_evtchn_wake(struct xb_evtchn_port *port)
+{
+    xb_evtchn_set_pending(port->word);
+    wake(port->fd);
+}
+
+static void channel_notify(void *context)
+{
+    xb_evtchn_notify(context);
+}
+
+static int channel_wait(void *context, int64_t timeout_ns)
+{
+    return xb_evtchn_wait(context, timeout_ns);
+}
+
+void xb_evtchn_channel(struct xb_evtchn_port *port, struct xb_channel *channel)
+{
+    *channel = (struct xb_channel){.context = port, .notify = channel_notify, .wait = channel_wait, .fd = port->fd};
 }

@@ -26,3 +26,27 @@ void xb_evtchn_set_unbound(uint32_t *word, int unbound);
 
 /* The word as it is now. */
 uint32_t xb_evtchn_load(uint32_t *word);
+
+/* One end, as its owner uses it. The descriptors are eventfds, non-blocking, and the caller's. */
+struct xb_evtchn_port {
+    uint32_t *word;
+    uint32_t *remote_word;
+    int fd;
+    int remote_fd;
+    uint64_t sent;
+    uint64_t coalesced; /* sends that met an event not taken yet */
+    uint64_t delivered;
+    uint64_t spurious; /* waits that ended without an event */
+};
+
+/* Set the other end's bit, and wake its owner if that was news; nothing while it is unbound. */
+void xb_evtchn_notify(struct xb_evtchn_port *port);
+
+/* Take an event: 1, or 0 after `timeout_ns` (less than 0: never), a signal, or somebody's wake. */
+int xb_evtchn_wait(struct xb_evtchn_port *port, int64_t timeout_ns);
+
+/* Let the owner's own wait return; from any thread. */
+void xb_evtchn_wake(struct xb_evtchn_port *port);
+
+/* `channel` becomes a way to use the port, as long as that lives. */
+void xb_evtchn_channel(struct xb_evtchn_port *port, struct xb_channel *channel);

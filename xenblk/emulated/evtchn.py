@@ -1,13 +1,11 @@
 """An end of an emulated event channel: the shared word that is the event, and the eventfd that wakes a sleeper."""
 
-import contextlib
 import dataclasses
 import os
-import select
 from collections.abc import Callable
 from typing import Any
 
-from xenblk._native import lib
+from xenblk._native import ffi, lib
 from xenblk.abi import EvtchnPort
 
 
@@ -22,7 +20,10 @@ class EventChannelStatistics:
 
 
 class EmulatedEventChannel:
-    """One end. Owns the two eventfds; `word` and `remote_word` point into `words`, the memory that all ends share."""
+    """One end. Owns the two eventfds; `word` and `remote_word` point into `words`, the memory that all ends share.
+
+    `native` is this end as a native engine uses it (xenblk/channel.h).
+    """
 
     def __init__(
         self,
@@ -35,71 +36,59 @@ class EmulatedEventChannel:
     ) -> None:
         self.port = port
         self._words = words  # a pointer does not keep what it points into
-        self._word = word
-        self._remote_word = remote_word
-        self._fd, self._remote_fd = eventfds
         self._on_close = on_close
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
-        self._sent = self._coalesced = self._delivered = self._spurious = 0
+        self._native = ffi.new("struct xb_evtchn_port *")
+        self._native.word = word
+        self._native.remote_word = remote_word
+        self._native.fd, self._native.remote_fd = eventfds
+        self._closed = False
+        self.native = ffi.new("struct xb_channel *")
+        lib.xb_evtchn_channel(self._native, self.native)
 
     def fileno(self) -> int:
         """The eventfd; readable after an event, until `wait` took it."""
-        return self._fd
+        return int(self._native.fd)
 
     @property
     def remote_bound(self) -> bool:
         """False while nobody holds the other end: before it is bound, or after its process closed it or died."""
-        return not lib.xb_evtchn_load(self._word) & lib.XB_EVTCHN_UNBOUND
+        return not lib.xb_evtchn_load(self._native.word) & lib.XB_EVTCHN_UNBOUND
 
     def notify(self) -> None:
         """Set the other end's bit and wake its owner if that was news; silently dropped while it is unbound."""
-        if not self.remote_bound:
-            return
-        self._sent += 1
-        if lib.xb_evtchn_set_pending(self._remote_word):
-            os.eventfd_write(self._remote_fd, 1)
-        else:
-            self._coalesced += 1
+        lib.xb_evtchn_notify(self._native)
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Take an event, waiting for one if there is none. The eventfd is emptied before the bit is cleared.
-
-        In that order a sender that finds the bit still set may skip the eventfd: we clear the bit later, and look at
-        the ring after that. The other way round a wake-up could be eaten together with an older one.
-        """
-        if self._poll.poll(None if timeout_s is None else max(0, timeout_s * 1000)):
-            with contextlib.suppress(OSError):  # emptied by nobody yet, or closed by another thread
-                os.eventfd_read(self._fd)
-        if lib.xb_evtchn_clear_pending(self._word):
-            self._delivered += 1
-            return True
-        self._spurious += 1
-        return False
+        """Take an event, waiting for one if there is none."""
+        timeout_ns = -1 if timeout_s is None else max(0, int(timeout_s * 1e9))
+        return bool(lib.xb_evtchn_wait(self._native, timeout_ns))
 
     def mask(self) -> None:
         """Withhold wake-ups; the bit is still set by events."""
-        lib.xb_evtchn_mask(self._word)
+        lib.xb_evtchn_mask(self._native.word)
 
     def unmask(self) -> None:
         """Allow wake-ups; one that came meanwhile is delivered now."""
-        if lib.xb_evtchn_unmask(self._word):
-            os.eventfd_write(self._fd, 1)
+        if lib.xb_evtchn_unmask(self._native.word):
+            os.eventfd_write(self._native.fd, 1)
 
     def statistics(self) -> EventChannelStatistics:
         """What this end did so far."""
-        return EventChannelStatistics(self._sent, self._coalesced, self._delivered, self._spurious)
+        native = self._native
+        return EventChannelStatistics(
+            int(native.sent), int(native.coalesced), int(native.delivered), int(native.spurious)
+        )
 
     def wake(self) -> None:
         """Wake our own waiter, from any thread."""
-        lib.xb_evtchn_set_pending(self._word)
-        os.eventfd_write(self._fd, 1)
+        lib.xb_evtchn_wake(self._native)
 
     def close(self) -> None:
         """Close the port; the other end is told by the host."""
-        if self._fd < 0:
+        if self._closed:
             return
+        self._closed = True
         self._on_close(self.port)
-        os.close(self._fd)
-        os.close(self._remote_fd)
-        self._fd = self._remote_fd = -1
+        os.close(self._native.fd)
+        os.close(self._native.remote_fd)
+        self._native.fd = self._native.remote_fd = -1

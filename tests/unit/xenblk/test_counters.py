@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from xenblk._native import ffi
 from xenblk.counters import FIELDS, Counters, tlb_shootdowns
 from xenblk.errors import UsageError
 
@@ -130,3 +131,9 @@ def test_tlb_shootdowns(tmp_path: Path, text: str, count: int | None) -> None:
 
 def test_tlb_shootdowns_of_a_kernel_that_does_not_tell(tmp_path: Path) -> None:
     assert tlb_shootdowns(tmp_path / "interrupts") is None
+
+
+def test_the_c_struct_has_the_fields_in_the_order_of_the_file() -> None:
+    members = ffi.typeof("struct xb_counters").fields
+    assert [name for name, _member in members] == list(FIELDS)
+    assert [member.offset for _name, member in members] == list(range(0, 8 * len(FIELDS), 8))
