@@ -1,0 +1,74 @@
+/* A file or block device as a disk: vectored reads and writes, straight into the guest's mapped pages, as many at a
+ * time as the ring has requests.
+ *
+ *     submit(op) -- complete at once (1) ------------------------------------> op.result
+ *         |
+ *         +------- in flight (0) -- flush_submissions -- kernel -- reap -----> op.result
+ *
+ * The caller handles a batch of requests by submit, submit, ..., flush_submissions, and before it sleeps asks
+ * final_check, then waits for event_fd beside its other events by one poll(2).
+ *
+ * An operation is complete when all of it is done: what the kernel did in part is continued. Nothing is allocated after
+ * create. One thread at a time; the thread that submits must live until its operations are complete.
+ */
+
+#define XB_FILE_READ 0
+#define XB_FILE_WRITE 1
+#define XB_FILE_FDATASYNC 2 /* makes durable the writes that were complete when it was submitted */
+
+/* How operations are done; xb_file_flags. */
+#define XB_FILE_DIRECT 1        /* opened with O_DIRECT */
+#define XB_FILE_MEMORY 2        /* tmpfs, ramfs or hugetlbfs: everything in line */
+#define XB_FILE_URING 4         /* what is not in line goes through io_uring; without it everything is in line */
+
+#define XB_FILE_MAX_DIRECT_ALIGNMENT 512
+#define XB_FILE_MAX_IOV 1024 /* UIO_MAXIOV */
+
+struct iovec; /* sys/uio.h */
+struct xb_file;
+
+/* One operation, in the caller's memory, where it stays until it is complete. Zero it before its first use. */
+struct xb_file_op {
+    struct iovec *iov; /* the caller's array, until complete; it is used up: entries change, iov and nr_iov move on */
+    uint32_t nr_iov;   /* 0 to XB_FILE_MAX_IOV */
+    uint32_t kind;     /* XB_FILE_READ, XB_FILE_WRITE, XB_FILE_FDATASYNC (which needs neither iov nor offset) */
+    uint64_t offset;   /* bytes; moves on */
+    int32_t result;    /* once complete: 0, or -errno; -EIO also for a file that ended too soon */
+    uint32_t unused;
+    void *user;              /* the caller's */
+    struct xb_file_op *next; /* the file's */
+};
+
+/* The alignment in bytes that O_DIRECT needs of `fd`: the larger of that of offsets and lengths and that of memory.
+ * 0 if the file says that it has no direct I/O, or -errno. (statx STATX_DIOALIGN, else BLKSSZGET, else 512.) */
+int xb_file_direct_alignment(int fd);
+
+/* For at most `depth` operations in flight on `fd`, which stays the caller's and must stay open. `use_uring` 0: all in
+ * line. NULL with errno ENOMEM; or EINVAL for an `fd` with O_DIRECT that needs more than XB_FILE_MAX_DIRECT_ALIGNMENT:
+ * a blkif segment has no more. No io_uring is no error. */
+struct xb_file *xb_file_create(int fd, uint32_t depth, int use_uring);
+
+/* Waits for operations in flight, which are then complete and not reported; does not close the fd. NULL is fine. */
+void xb_file_destroy(struct xb_file *file);
+
+uint32_t xb_file_flags(const struct xb_file *file);
+
+/* Operations submitted and not yet reaped. */
+uint32_t xb_file_in_flight(const struct xb_file *file);
+
+/* Begin `op`. 1: it is complete, and reap does not report it. 0: it is in flight. Never with `depth` in flight. */
+int xb_file_submit(struct xb_file *file, struct xb_file_op *op);
+
+/* Hand over to the kernel what was submitted since the last time: one system call, or none. */
+void xb_file_flush_submissions(struct xb_file *file);
+
+/* Up to `max` completed operations, into `ops`. With none there: waits `wait_ns` for the first (0: does not wait; -1: as
+ * long as it takes; never with nothing in flight). Flushes submissions. Returns how many; a wait may end early. */
+uint32_t xb_file_reap(struct xb_file *file, struct xb_file_op **ops, uint32_t max, int64_t wait_ns);
+
+/* Before sleeping, after flushing: 1 if a completion is there, call reap. 0: event_fd will become readable at the next
+ * one; reap then takes the event. */
+int xb_file_final_check(struct xb_file *file);
+
+/* For poll(2); -1, which poll(2) leaves out, if all is done in line. */
+int xb_file_event_fd(const struct xb_file *file);
