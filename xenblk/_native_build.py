@@ -19,6 +19,7 @@ HEADERS = (
     "xenblk/blkif.h",
     "xenblk/channel.h",
     "xenblk/counters.h",
+    "xenblk/blkback/file.h",
     "xenblk/emulated/evtchn.h",
     "xenblk/xenstore/page.h",
 )

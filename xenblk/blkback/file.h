@@ -16,10 +16,26 @@
 #define XB_FILE_WRITE 1
 #define XB_FILE_FDATASYNC 2 /* makes durable the writes that were complete when it was submitted */
 
-/* How operations are done; xb_file_flags. */
-#define XB_FILE_DIRECT 1        /* opened with O_DIRECT */
-#define XB_FILE_MEMORY 2        /* tmpfs, ramfs or hugetlbfs: everything in line */
-#define XB_FILE_URING 4         /* what is not in line goes through io_uring; without it everything is in line */
+/* How operations are done; xb_file_flags. The kernel decides:
+ *
+ *   no io_uring (missing, forbidden, not wanted)   in line, by preadv and pwritev: same results, one at a time
+ *   XB_FILE_MEMORY                                 in line: there is nothing to wait for, and io_uring would only hand
+ *                                                  a write to a thread of its own
+ *   XB_FILE_DIRECT                                 io_uring
+ *   page cache, read                               in line with RWF_NOWAIT, for a hit; what is not in the cache, or all
+ *                                                  where the file has no RWF_NOWAIT, through io_uring
+ *   page cache, write                              in line with RWF_NOWAIT; what has to wait, through io_uring. Where
+ *                                                  the file has no RWF_NOWAIT (ext4, block devices) in line: io_uring
+ *                                                  does such writes in a thread, one at a time for each file, at 1.6
+ *                                                  times the cost
+ *   fdatasync                                      io_uring
+ *
+ * Whether a file has RWF_NOWAIT shows at the first read and the first write. */
+#define XB_FILE_DIRECT 1 /* opened with O_DIRECT */
+#define XB_FILE_MEMORY 2 /* on tmpfs, ramfs or hugetlbfs */
+#define XB_FILE_URING 4
+#define XB_FILE_NOWAIT_READS 8
+#define XB_FILE_NOWAIT_WRITES 16
 
 #define XB_FILE_MAX_DIRECT_ALIGNMENT 512
 #define XB_FILE_MAX_IOV 1024 /* UIO_MAXIOV */
