@@ -17,7 +17,7 @@
 #include "xenblk/blkback/file.h"
 #include "xenblk/blkback/uring.h"
 
-#include "xenblk/blkback/file_calls.h"
+#include "xenblk/blkback/file_calls.h" /* speaks of the types above */
 
 struct xb_file {
     int fd;
@@ -28,7 +28,9 @@ struct xb_file {
     struct xb_uring uring;
 };
 
-struct xb_file_calls xb_file_calls = {preadv2, pwritev2, fdatasync, xb_uring_submit, xb_uring_reap};
+struct xb_file_calls xb_file_calls = {
+    xb_file_direct_alignment, preadv2, pwritev2, fdatasync, xb_uring_submit, xb_uring_reap,
+};
 
 /* Creating */
 
@@ -73,7 +75,7 @@ static uint32_t flags_of(int fd)
 
 static int direct_fits(int fd)
 {
-    int alignment = xb_file_direct_alignment(fd);
+    int alignment = xb_file_calls.direct_alignment(fd);
 
     return alignment > 0 && alignment <= XB_FILE_MAX_DIRECT_ALIGNMENT;
 }

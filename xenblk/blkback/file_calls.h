@@ -1,6 +1,7 @@
 /* What a file disk asks of the kernel. The table is there to be replaced: a test makes the kernel interrupt, refuse and
  * stop short, which a healthy disk never does when it is wanted. */
 struct xb_file_calls {
+    int (*direct_alignment)(int fd);
     ssize_t (*preadv2)(int fd, const struct iovec *iov, int nr_iov, off_t offset, int flags);
     ssize_t (*pwritev2)(int fd, const struct iovec *iov, int nr_iov, off_t offset, int flags);
     int (*fdatasync)(int fd);
