@@ -262,7 +262,9 @@ void xb_file_flush_submissions(struct xb_file *file)
 /* 1 if `op` is complete; 0 if the rest of it is queued. */
 static int complete(struct xb_file *file, struct xb_file_op *op, int32_t result)
 {
-    if (result == -EAGAIN || result == -ECANCELED) { /* no way to wait there, or the thread that submitted is gone */
+    /* No way to wait there; or the thread that submitted is gone, and its address space with it: an EFAULT may be one
+     * of the kernel's worker only. */
+    if (result == -EAGAIN || result == -ECANCELED || result == -EFAULT) {
         do_in_line(file, op);
         return 1;
     }

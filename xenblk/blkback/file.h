@@ -9,7 +9,8 @@
  * final_check, then waits for event_fd beside its other events by one poll(2).
  *
  * An operation is complete when all of it is done: what the kernel did in part is continued. Nothing is allocated after
- * create. One thread at a time; the thread that submits must live until its operations are complete.
+ * create. One thread at a time. Of a thread that ends, the kernel cancels what it submitted; reap then does that again, in
+ * line.
  */
 
 #define XB_FILE_READ 0

@@ -1,7 +1,7 @@
 /* The kernel's io_uring, raw: two rings in memory shared with the kernel, one of what is to be done (submission
  * queue), one of what was done (completion queue). See io_uring(7), io_uring_setup(2), io_uring_enter(2).
  *
- * All memory is there after create. One thread at a time; who submits must live until what it submitted is complete.
+ * All memory is there after create. One thread at a time. Of a thread that ends, the kernel cancels what it submitted.
  */
 
 struct xb_uring {
