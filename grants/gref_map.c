@@ -81,6 +81,11 @@ void xb_gref_map_set_limit(struct xb_gref_map *map, uint32_t limit)
     __atomic_store_n(&map->limit, limit, __ATOMIC_RELAXED); /* a number of its own: no order with anything */
 }
 
+void xb_gref_map_show_count(struct xb_gref_map *map, uint64_t *shown)
+{
+    map->shown = shown;
+}
+
 uint32_t xb_gref_map_count(const struct xb_gref_map *map)
 {
     return __atomic_load_n(&map->nr_current, __ATOMIC_RELAXED); /* likewise */
@@ -149,6 +154,8 @@ static struct xb_gref_entry *entry_take_free(struct xb_gref_map *map)
 static void set_count(struct xb_gref_map *map, uint32_t count)
 {
     __atomic_store_n(&map->nr_current, count, __ATOMIC_RELAXED); /* for xb_gref_map_count */
+    if (map->shown)
+        __atomic_store_n(map->shown, count, __ATOMIC_RELAXED);
 }
 
 /* Under the lock. `old` is what the new entry replaces: the reaper's, or NULL. */

@@ -52,6 +52,7 @@ struct xb_gref_map {
     struct xb_gref_entry *entries;
     uint64_t *cells;
     uint64_t *keys; /* the reaper's, twice max_entries: to sort */
+    uint64_t *shown; /* a copy of nr_current, or NULL */
 };
 
 /* Bytes of memory that a map of so many entries needs. */
@@ -64,6 +65,9 @@ void xb_gref_map_init(struct xb_gref_map *map, void *memory, uint32_t max_entrie
 /* Entries in the map, at most, from now on; those that are there stay. At most max_entries, and better lower by what is
  * unmapped at a time: an entry that was replaced takes room until it is released. */
 void xb_gref_map_set_limit(struct xb_gref_map *map, uint32_t limit);
+
+/* Keep a copy of what xb_gref_map_count returns at `shown`, for others to read. */
+void xb_gref_map_show_count(struct xb_gref_map *map, uint64_t *shown);
 
 /* Entries in the map now, those being unmapped among them. */
 uint32_t xb_gref_map_count(const struct xb_gref_map *map);

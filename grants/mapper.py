@@ -91,13 +91,13 @@ class GrantMapper:
     def __init__(self, owner: int, domid: Domid, maptrack: memoryview, arena_pages: int = 65536) -> None:
         self._arena = Arena(arena_pages)
         self._track = Entries("xb_maptrack_entry", maptrack)
-        self._native = ffi.new("struct xb_mapper *")
-        self._native.track = self._track.first
-        self._native.nr_track = self._track.nr_entries
-        self._stack = ffi.new("uint32_t[]", self._native.nr_track)
-        self._native.free = self._stack
-        self._native.owner = owner
-        self._native.domid = domid
+        self.native = ffi.new("struct xb_mapper *")
+        self.native.track = self._track.first
+        self.native.nr_track = self._track.nr_entries
+        self._stack = ffi.new("uint32_t[]", self.native.nr_track)
+        self.native.free = self._stack
+        self.native.owner = owner
+        self.native.domid = domid
         self._mapped: set[Mapping] = set()
         self._lock = threading.Lock()
 
@@ -134,7 +134,7 @@ class GrantMapper:
             op.flags = flags
             op.ref = ref
             op.dom = domain.domid
-        lib.xb_gnttab_map(self._native, domain.native, ops, len(refs))
+        lib.xb_gnttab_map(self.native, domain.native, ops, len(refs))
         mappings = [
             self._mapping(domain, ref, slot, GrantStatus(op.status), op.handle)
             for op, ref, slot in zip(ops, refs, slots, strict=True)
@@ -160,7 +160,7 @@ class GrantMapper:
         for op, mapping in zip(ops, mappings, strict=True):
             op.host_addr = self._arena.address(mapping.slot)
             op.handle = mapping.handle
-        lib.xb_gnttab_unmap(self._native, mappings[0].domain.native, ops, len(mappings))
+        lib.xb_gnttab_unmap(self.native, mappings[0].domain.native, ops, len(mappings))
         for op, mapping in zip(ops, mappings, strict=True):
             assert op.status == GrantStatus.OKAY, f"unmapping our own handle {mapping.handle} gave {op.status}"
             mapping.page = None
@@ -186,7 +186,7 @@ class GrantMapper:
                 op.offset = segment.offset
                 op.len = len(buffer)
                 op.to_grant = segment.to_grant
-            lib.xb_gnttab_copy(self._native, domain.native, ops, len(segments))
+            lib.xb_gnttab_copy(self.native, domain.native, ops, len(segments))
         return [GrantStatus(op.status) for op in ops]
 
     def close(self) -> None:

@@ -183,9 +183,14 @@ int xb_back_ring_attach(struct xb_back_ring *ring, void *page, uint32_t nr_ents,
 
 int xb_back_ring_put(struct xb_back_ring *ring, const void *response)
 {
+    return xb_back_ring_put_head(ring, response, ring->entry_size);
+}
+
+int xb_back_ring_put_head(struct xb_back_ring *ring, const void *response, uint32_t size)
+{
     if (ring->rsp_prod_pvt == ring->req_cons)
         return 0;
-    memcpy(slot(ring->sring, ring->nr_ents, ring->entry_size, ring->rsp_prod_pvt), response, ring->entry_size);
+    memcpy(slot(ring->sring, ring->nr_ents, ring->entry_size, ring->rsp_prod_pvt), response, size);
     ring->rsp_prod_pvt++;
     ring->statistics.responses++;
     return 1;

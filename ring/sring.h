@@ -80,6 +80,9 @@ uint32_t xb_front_ring_free_slots(const struct xb_front_ring *ring);
 int xb_front_ring_put(struct xb_front_ring *ring, const void *request);
 int xb_back_ring_put(struct xb_back_ring *ring, const void *response);
 
+/* The same for an entry whose first `size` bytes say everything: the rest of the slot stays as it is. */
+int xb_back_ring_put_head(struct xb_back_ring *ring, const void *response, uint32_t size);
+
 /* Publish what was put. Returns 1 if the peer must be notified. */
 int xb_front_ring_push(struct xb_front_ring *ring);
 int xb_back_ring_push(struct xb_back_ring *ring);

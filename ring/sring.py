@@ -8,7 +8,7 @@ page drops the ring first. Source: io/ring.h; the rules of the indexes are in sr
 """
 
 import dataclasses
-from typing import Final
+from typing import Any, Final
 
 from xenblk._native import ffi, lib
 from xenblk.abi import PAGE_SIZE
@@ -48,6 +48,16 @@ class _Ring:
         self._private = ffi.new(f"struct {struct_name} *")
         self._copy = ffi.new("uint8_t[]", entry_size)
         self._copied = ffi.buffer(self._copy)
+
+    @property
+    def native(self) -> Any:
+        """The private half, for a native engine that has this end to itself."""
+        return self._private
+
+    @property
+    def nr_pages(self) -> int:
+        """Pages of the ring."""
+        return self._page.nbytes // PAGE_SIZE
 
     @property
     def nr_ents(self) -> int:
@@ -132,7 +142,7 @@ class BackRing(_Ring):
     def __init__(self, page: memoryview, entry_size: int) -> None:
         super().__init__("xb_back_ring", page, entry_size)
         if lib.xb_back_ring_attach(self._private, self._shared, self.max_ents, entry_size) == lib.XB_RING_BROKEN:
-            raise self._broken()
+            raise self.broken()
 
     @property
     def unanswered(self) -> int:
@@ -156,14 +166,19 @@ class BackRing(_Ring):
         """A private copy of the next request, or None. RingPeerError, then and ever after, for a bogus req_prod."""
         found = lib.xb_back_ring_consume(self._private, self._copy)
         if found == lib.XB_RING_BROKEN:
-            raise self._broken()
+            raise self.broken()
         return self._copied[:] if found else None
+
+    def look(self) -> bool:
+        """Whether `consume` would return or raise something; asks for no notification."""
+        return bool(lib.xb_back_ring_look(self._private))
 
     def final_check(self) -> bool:
         """Before sleeping. True: there is work, call `consume`; False: the frontend will notify of the next request."""
         return bool(lib.xb_back_ring_final_check(self._private))
 
-    def _broken(self) -> RingPeerError:
+    def broken(self) -> RingPeerError:
+        """What `consume` raises once the frontend published an impossible index."""
         ring = self._private
         last = (ring.rsp_prod_pvt + ring.nr_ents) & 0xFFFFFFFF
         return RingPeerError(

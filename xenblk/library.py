@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from xenblk.abi import DOM0, Domid
-from xenblk.blkback import Backend, BackendParameters
+from xenblk.blkback import Backend, BackendParameters, Charging
 from xenblk.blkfront import Blkfront, VirtualDisk
 from xenblk.disk import Disk, ObjectDisk, open_disk
 from xenblk.emulated.control import ControlClient
@@ -25,9 +25,12 @@ _OBJECT = "object:"
 
 
 class Host:
-    """An emulated Xen of this program's own, with a backend. `attach` disks as needed; `close` ends them all."""
+    """An emulated Xen of this program's own, with a backend. `attach` disks as needed; `close` ends them all.
 
-    def __init__(self, parameters: BackendParameters | None = None) -> None:
+    With `charging`, requests are served only as this program charges for them (xenblk.blkback.charging).
+    """
+
+    def __init__(self, parameters: BackendParameters | None = None, charging: Charging | None = None) -> None:
         self._objects: dict[str, Any] = {}
         self._numbers = itertools.count()
         with contextlib.ExitStack() as undo:
@@ -37,13 +40,17 @@ class Host:
             platform = EmulatedPlatform(self.run_dir, DOM0)
             undo.callback(platform.close)
             self._store = undo.enter_context(platform.xenstore())
-            self._start_backend(platform, parameters, undo)
+            self._start_backend(platform, parameters, charging, undo)
             self._undo = undo.pop_all()
 
     def _start_backend(
-        self, platform: EmulatedPlatform, parameters: BackendParameters | None, undo: contextlib.ExitStack
+        self,
+        platform: EmulatedPlatform,
+        parameters: BackendParameters | None,
+        charging: Charging | None,
+        undo: contextlib.ExitStack,
     ) -> None:
-        backend = Backend(platform, parameters, self._open_disk)
+        backend = Backend(platform, parameters, self._open_disk, charging)
         thread = threading.Thread(target=backend.run, name="backend", daemon=True)
         thread.start()
         undo.callback(thread.join)

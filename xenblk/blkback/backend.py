@@ -3,6 +3,7 @@
 import logging
 from typing import Final
 
+from xenblk.blkback.charging import Charging
 from xenblk.blkback.device import OpenDisk, Vbd
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.disk import open_disk
@@ -16,14 +17,22 @@ _POLL_S: Final = 0.5
 
 
 class Backend:
-    """Serves every vbd below its domain's `backend/vbd`. `run` in one thread, `stop` from any."""
+    """Serves every vbd below its domain's `backend/vbd`. `run` in one thread, `stop` from any.
+
+    With `charging` the requests of all rings wait for charges by hand (charging.py).
+    """
 
     def __init__(
-        self, platform: Platform, parameters: BackendParameters | None = None, opener: OpenDisk = open_disk
+        self,
+        platform: Platform,
+        parameters: BackendParameters | None = None,
+        opener: OpenDisk = open_disk,
+        charging: Charging | None = None,
     ) -> None:
         self._platform = platform
         self._parameters = parameters or BackendParameters()
         self._open_disk = opener
+        self._charging = charging
         self._store = platform.xenstore()
         self._root = f"/local/domain/{platform.domid}/backend/vbd"
         self._devices: dict[str, Vbd] = {}
@@ -84,7 +93,7 @@ class Backend:
 
     def _add(self, path: str) -> None:
         try:
-            device = Vbd(self._platform, self._store, path, self._parameters, self._open_disk)
+            device = Vbd(self._platform, self._store, path, self._parameters, self._open_disk, self._charging)
         except (XenstoreError, BlkifPeerError) as e:
             _log.warning("%s is not a device that can be served: %s", path, e)
             return

@@ -1,16 +1,21 @@
 """One connection to a frontend: its ring mapped, its event channel bound, a thread that serves it."""
 
 import contextlib
+import dataclasses
 
 from xenblk.abi import Domid
 from xenblk.blkback.access import CopiedAccess, DataAccess, MappedAccess
+from xenblk.blkback.charging import ChargedRecords, ChargedRing, Charging
 from xenblk.blkback.engine import PythonEngine
 from xenblk.blkback.frontend_keys import FrontendKeys
+from xenblk.blkback.native_server import NativeDisk, NativeServer
 from xenblk.blkback.parameters import BackendParameters
-from xenblk.blkback.ring_thread import RingThread
+from xenblk.blkback.python_server import PythonServer
+from xenblk.blkback.ring_thread import RingThread, Server
+from xenblk.counters import Counters
 from xenblk.disk import Disk
-from xenblk.grants import PersistentGrants
-from xenblk.platform import Platform
+from xenblk.grants import ForeignDomain, GrantMapper, PersistentGrants
+from xenblk.platform import EventChannel, Platform
 from xenblk.ring import BackRing
 
 
@@ -28,6 +33,7 @@ class Connection:
         keys: FrontendKeys,
         disk: Disk,
         parameters: BackendParameters,
+        charging: Charging | None = None,
     ) -> None:
         with contextlib.ExitStack() as undo:
             domain = platform.foreign_domain(frontend)
@@ -40,27 +46,64 @@ class Connection:
             ring = BackRing(region.view, keys.abi.entry_size)
             counters = platform.counters(f"{name}.back")
             undo.callback(counters.close)
-            access: DataAccess
-            if parameters.grant_copy:
-                access = CopiedAccess(platform.mapper, domain, counters)
-            else:
-                access = MappedAccess(
-                    PersistentGrants(
-                        platform.mapper,
-                        domain,
-                        persistent=keys.persistent and parameters.offers_persistent,
-                        max_persistent_grants=parameters.max_persistent_grants,
-                        counters=counters,
-                        unused_timeout_s=parameters.persistent_grant_unused_seconds,
-                    )
-                )
-            undo.callback(access.close)
-            engine = PythonEngine(ring, keys.abi, disk, access, counters)
-            thread = RingThread(name, engine, access, channel)
+            link = _Link(platform.mapper, domain, channel, counters, ring, keys)
+            server = _server(link, disk, parameters, charging)
+            undo.callback(server.close)
+            thread = RingThread(name, server)
             thread.start()
             undo.callback(thread.stop)
+            if charging is not None:
+                nr_records = parameters.records_per_page * ring.nr_pages
+                charging.connected(ChargedRing(name, nr_records, server.charge))
             self._undo = undo.pop_all()
 
     def close(self) -> None:
         """Stop serving, then unmap and unbind; nothing of the frontend is held afterwards."""
         self._undo.close()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Link:
+    """What leads to the frontend."""
+
+    mapper: GrantMapper
+    domain: ForeignDomain
+    channel: EventChannel
+    counters: Counters
+    ring: BackRing
+    keys: FrontendKeys
+
+
+def _server(link: _Link, disk: Disk, parameters: BackendParameters, charging: Charging | None) -> Server:
+    persistent = link.keys.persistent and parameters.offers_persistent
+    if parameters.engine == "native" and isinstance(disk, NativeDisk):
+        return NativeServer(
+            link.ring,
+            disk,
+            link.mapper,
+            link.domain,
+            link.channel,
+            link.counters,
+            parameters,
+            persistent=persistent,
+            charging=charging,
+        )
+    access = _access(link, parameters, persistent)
+    records = ChargedRecords(parameters.records_per_page * link.ring.nr_pages, charging)
+    engine = PythonEngine(link.ring, link.keys.abi, disk, access, link.counters, records)
+    return PythonServer(engine, access, link.channel, records)
+
+
+def _access(link: _Link, parameters: BackendParameters, persistent: bool) -> DataAccess:
+    if parameters.grant_copy:
+        return CopiedAccess(link.mapper, link.domain, link.counters)
+    return MappedAccess(
+        PersistentGrants(
+            link.mapper,
+            link.domain,
+            persistent=persistent,
+            max_persistent_grants=parameters.max_persistent_grants,
+            counters=link.counters,
+            unused_timeout_s=parameters.persistent_grant_unused_seconds,
+        )
+    )

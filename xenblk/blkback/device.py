@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from xenblk.abi import SECTOR_SIZE, Domid
+from xenblk.blkback.charging import Charging
 from xenblk.blkback.connection import Connection
 from xenblk.blkback.frontend_keys import FrontendKeys, parse_uint, read_frontend_keys
 from xenblk.blkback.parameters import BackendParameters
@@ -32,7 +33,13 @@ class Vbd:
     """One device: `path` is its backend directory. Calls come from one thread; after `unregistered` it is done."""
 
     def __init__(
-        self, platform: Platform, store: Xenstore, path: str, parameters: BackendParameters, open_disk: OpenDisk
+        self,
+        platform: Platform,
+        store: Xenstore,
+        path: str,
+        parameters: BackendParameters,
+        open_disk: OpenDisk,
+        charging: Charging | None = None,
     ) -> None:
         self.path = path
         self.frontend_path = store.read(f"{path}/frontend")
@@ -41,6 +48,7 @@ class Vbd:
         self._platform = platform
         self._store = store
         self._parameters = parameters
+        self._charging = charging
         self._name = f"vbd-{platform.domid}-{self.frontend_id}-{path.rpartition('/')[2]}-0"
         self._disk: Disk | None = None
         self._connection: Connection | None = None
@@ -113,7 +121,7 @@ class Vbd:
         try:
             keys = self._store.transact(self._read_frontend_keys)
             self._connection = Connection(
-                self._platform, self.frontend_id, self._name, keys, self._disk, self._parameters
+                self._platform, self.frontend_id, self._name, keys, self._disk, self._parameters, self._charging
             )
         except (BlkifPeerError, GrantError, RingPeerError, HostError) as e:
             self._fatal(errno.EINVAL, str(e))

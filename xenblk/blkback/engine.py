@@ -22,6 +22,7 @@ from typing import Final
 
 from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, SECTOR_SIZE, SECTORS_PER_PAGE
 from xenblk.blkback.access import DataAccess
+from xenblk.blkback.charging import RECORDS_PER_PAGE_MAX, ChargedRecords
 from xenblk.blkif import Abi, BlkifOp, BlkifRequest, BlkifResponse, BlkifStatus
 from xenblk.counters import Counters
 from xenblk.disk import Disk
@@ -36,8 +37,17 @@ _SERVED: Final = (BlkifOp.READ, BlkifOp.WRITE, BlkifOp.FLUSH_DISKCACHE)
 class PythonEngine:
     """Serves one ring of one device. The caller notifies the guest when `serve_batch` says so."""
 
-    def __init__(self, ring: BackRing, abi: Abi, disk: Disk, access: DataAccess, counters: Counters) -> None:
+    def __init__(
+        self,
+        ring: BackRing,
+        abi: Abi,
+        disk: Disk,
+        access: DataAccess,
+        counters: Counters,
+        records: ChargedRecords | None = None,
+    ) -> None:
         self._ring = ring
+        self._records = records or ChargedRecords(RECORDS_PER_PAGE_MAX, None)
         self._abi = abi
         self._disk = disk
         self._access = access
@@ -49,11 +59,20 @@ class PythonEngine:
         RingPeerError if the guest published an impossible index: the ring is finished then.
         """
         served = 0
-        while served < self._ring.nr_ents and (slot := self._ring.consume()) is not None:
+        while served < self._ring.nr_ents and (slot := self._consume()) is not None:
             self._ring.put(self._abi.pack_response(self._answer(slot)))
             served += 1
         notify = served > 0 and self._publish()
         return notify, self._ring.final_check()
+
+    def _consume(self) -> bytes | None:
+        if not self._records.available:
+            self._counters.oo_req += self._ring.look()
+            return None
+        slot = self._ring.consume()
+        if slot is not None:
+            self._records.take()
+        return slot
 
     def _publish(self) -> bool:
         notify = self._ring.push()

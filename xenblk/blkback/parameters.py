@@ -3,10 +3,15 @@
 import dataclasses
 from typing import Final
 
+from xenblk.blkback.charging import RECORDS_PER_PAGE_MAX
 from xenblk.errors import UsageError
 
 PURGE_INTERVAL_S: Final = 0.1
 """How often a ring's thread looks at its persistent grants, as LRU_INTERVAL in blkback.c."""
+
+
+ENGINES: Final = ("native", "python")
+POLL_US_MAX: Final = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,6 +19,9 @@ class BackendParameters:
     """Parameters of every device of a backend; each applies to connections made after it is set.
 
     `grant_copy` moves data by grant copy and maps no data page at all; it rules `feature_persistent` out.
+    `engine` is "native", for memory and files, or "python"; a disk written in Python always has the Python engine.
+    `poll_us` bounds how long a native ring thread polls before it sleeps, 0 never. `direct` opens files with O_DIRECT.
+    `records_per_page` is how many requests per page of a ring may be in work at a time.
     `default_protocol` is what a frontend without a `protocol` node speaks: x86_32-abi to Linux on x86.
     """
 
@@ -23,12 +31,23 @@ class BackendParameters:
     max_ring_page_order: int = 4
     grant_copy: bool = False
     default_protocol: str = "x86_32-abi"
+    engine: str = "native"
+    poll_us: int = 50
+    direct: bool = False
+    records_per_page: int = RECORDS_PER_PAGE_MAX
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_persistent_grants <= 1 << 20:
             raise UsageError(f"max_persistent_grants is 0 to {1 << 20}, not {self.max_persistent_grants}")
         if not 0 <= self.max_ring_page_order <= 4:
             raise UsageError(f"max_ring_page_order is 0 to 4, not {self.max_ring_page_order}")
+
+        if self.engine not in ENGINES:
+            raise UsageError(f"engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
+        if not 0 <= self.poll_us <= POLL_US_MAX:
+            raise UsageError(f"poll_us is 0 to {POLL_US_MAX}, not {self.poll_us}")
+        if not 1 <= self.records_per_page <= RECORDS_PER_PAGE_MAX:
+            raise UsageError(f"records_per_page is 1 to {RECORDS_PER_PAGE_MAX}, not {self.records_per_page}")
 
     @property
     def offers_persistent(self) -> bool:

@@ -1,12 +1,14 @@
 """`xenblk host` and `xenblk backend`: the emulated Xen, and the domain that serves its disks."""
 
+import os
 from pathlib import Path
 
 import click
 
 from xenblk.abi import Domid
 from xenblk.blkback import Backend, BackendParameters
-from xenblk.cli.options import domid_option, run_dir_option
+from xenblk.blkback.parameters import ENGINES, POLL_US_MAX
+from xenblk.cli.options import domid_option, pin_option, run_dir_option
 from xenblk.cli.service import allow_many_descriptors, say_ready, stop_on_signals
 from xenblk.emulated.host import HostServer
 from xenblk.emulated.platform import EmulatedPlatform
@@ -44,6 +46,16 @@ def host(run_dir: Path, lifeline: int | None) -> None:
 )
 @click.option("--max-ring-page-order", type=int, default=4, show_default=True, help="Largest ring offered.")
 @click.option("--grant-copy", is_flag=True, help="Move data by grant copy, map no data page.")
+@click.option("--engine", type=click.Choice(ENGINES), default="native", show_default=True, help="Who moves the data.")
+@click.option(
+    "--poll-us",
+    type=click.IntRange(0, POLL_US_MAX),
+    default=50,
+    show_default=True,
+    help="Look at a ring for so long before sleeping, while that pays; 0 never. The native engine's.",
+)
+@click.option("--direct", is_flag=True, help="Open images with O_DIRECT.")
+@pin_option
 def backend(
     run_dir: Path,
     domid: Domid,
@@ -52,6 +64,10 @@ def backend(
     persistent_grant_unused_seconds: float,
     max_ring_page_order: int,
     grant_copy: bool,
+    engine: str,
+    poll_us: int,
+    direct: bool,
+    pin: set[int] | None,
 ) -> None:
     """Serve every disk that is attached to a backend domain, until stopped."""
     parameters = BackendParameters(
@@ -60,7 +76,12 @@ def backend(
         persistent_grant_unused_seconds=persistent_grant_unused_seconds,
         max_ring_page_order=max_ring_page_order,
         grant_copy=grant_copy,
+        engine=engine,
+        poll_us=poll_us,
+        direct=direct,
     )
+    if pin is not None:
+        os.sched_setaffinity(0, pin)
     platform = EmulatedPlatform(run_dir, domid)
     try:
         driver = Backend(platform, parameters)

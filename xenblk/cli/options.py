@@ -1,5 +1,6 @@
 """Options that several commands share, and how people write sizes."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,3 +67,27 @@ def domid_option(default: int | None = 1, help_text: str = "The domain.") -> Cal
 def vdev_option(command: F) -> F:
     """`--vdev`: which disk of the domain."""
     return click.option("--vdev", type=Vdev(), default="xvda", show_default=True, help="The virtual device.")(command)
+
+
+def pin_option(command: F) -> F:
+    """`--pin`: which CPUs."""
+    return click.option(
+        "--pin",
+        callback=lambda _context, _parameter, value: None if value is None else parse_cpus(value),
+        expose_value=True,
+        help="CPUs to run on, such as 0 or 0,2-3.  [default: any]",
+    )(command)
+
+
+def parse_cpus(text: str) -> set[int]:
+    """CPU numbers as taskset has them; BadParameter unless each of them is one that this process may use."""
+    cpus: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not _)):
+            raise click.BadParameter(f"CPUs are numbers and ranges such as 0,2-3, not {text!r}")
+        cpus |= set(range(int(first), int(last or first) + 1))
+    available = os.sched_getaffinity(0)
+    if not cpus or not cpus <= available:
+        raise click.BadParameter(f"CPUs are among {sorted(available)}, not {text!r}")
+    return cpus

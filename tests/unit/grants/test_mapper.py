@@ -117,7 +117,7 @@ def raw_map(mapper: Any, world: Any, **fields: int) -> int:
     for name, value in fields.items():
         setattr(op, name, value)
     op.status = 1
-    lib.xb_gnttab_map(mapper._native, world.domain.native, op, 1)
+    lib.xb_gnttab_map(mapper.native, world.domain.native, op, 1)
     return int(op.status)
 
 
@@ -248,7 +248,7 @@ def test_a_grantor_that_flips_flags_ends_no_livelock(world: Any) -> None:
 def raw_unmap(mapper: Any, domain: Any, handle: int, address: int) -> int:
     op = ffi.new("struct xb_unmap_grant_ref *")
     op.host_addr, op.handle, op.status = address, handle, 1
-    lib.xb_gnttab_unmap(mapper._native, domain.native, op, 1)
+    lib.xb_gnttab_unmap(mapper.native, domain.native, op, 1)
     return int(op.status)
 
 

@@ -1,0 +1,125 @@
+/* Inside of the native backend: what engine.c, lend.c, move.c, purge.c and records.c share. */
+#pragma once
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "grants/gnttab.h"
+#include "grants/gref_map.h"
+#include "grants/slots.h"
+#include "ring/sring.h"
+#include "xenblk/assert.h"
+#include "xenblk/blkback/engine.h"
+#include "xenblk/blkback/file.h"
+#include "xenblk/blkif.h"
+#include "xenblk/channel.h"
+#include "xenblk/counters.h"
+#include "xenblk/polling.h"
+
+#define PAGE_BYTES 4096u
+#define SECTOR_BYTES 512u
+#define SEGMENTS_MAX XB_BLKIF_SEGMENTS_MAX
+#define BOUNCE_BYTES (SEGMENTS_MAX * PAGE_BYTES)
+
+/* A granted page lent to a request. */
+struct lent_page {
+    uint8_t *page; /* NULL: it could not be mapped */
+    struct xb_gref_entry *entry; /* of the map of kept pages; NULL if it is this request's alone */
+    uint32_t slot;
+    uint32_t handle;
+};
+
+struct record {
+    struct xb_blkif_request request;
+    uint32_t nr_sectors;
+    int16_t status;
+    uint8_t flushing; /* the flush before its data is under way */
+    struct lent_page lent[SEGMENTS_MAX];
+    struct iovec iov[SEGMENTS_MAX];
+    struct xb_file_op op;
+    uint8_t *bounce; /* BOUNCE_BYTES, in copy mode */
+    uint64_t user_id;
+    struct record *next;
+};
+
+/* Records that wait, newest first. */
+struct record_stack {
+    struct record *top;
+};
+
+struct xb_back {
+    struct xb_back_config config;
+    struct xb_back_ring *ring;
+    struct xb_counters *counters;
+    struct xb_file *file;
+    struct xb_poller poller;
+
+    struct record *records;
+    struct record_stack free;    /* the ring's thread alone has it */
+    struct record_stack charged; /* by any thread, for the ring's */
+    struct record_stack spent;   /* by the ring's thread, for those who charge */
+    pthread_mutex_t charging;    /* one thread charges at a time */
+    uint64_t *live;              /* nr_records user_ids */
+    uint32_t nr_live;
+    uint32_t nr_live_told;
+    uint32_t stopping;
+
+    struct xb_gref_map kept;
+    struct xb_gref_entry **idle; /* purge: room for all entries, twice */
+    uint32_t overflowed;         /* set by the ring's thread, cleared by purge */
+    uint64_t now_ns;             /* of the batch that is being served */
+
+    uint8_t *arena; /* one page of address space per slot */
+    struct xb_slots slots;
+    uint8_t *freed; /* per slot: to be freed by the next scan */
+    uint32_t nr_freed;
+    pthread_mutex_t slots_lock; /* for the three above */
+
+    uint32_t nr_responses; /* put and not published */
+    uint32_t pushed;       /* in this batch */
+    uint32_t notify;       /* the event index asked for a notification in this batch */
+    uint8_t *memory;       /* what create allocated for all arrays */
+};
+
+/* records.c */
+void records_init(struct xb_back *back, uint8_t *bounce);
+struct record *record_take(struct xb_back *back);
+void record_give(struct xb_back *back, struct record *record);
+
+/* lend.c: the guest's pages, for one request at a time */
+
+/* Map or find them; 0 if one cannot be had, and then nothing is held. */
+int lend_acquire(struct xb_back *back, struct record *record);
+void lend_release(struct xb_back *back, struct record *record);
+
+/* Have Xen copy between the guest's pages and `buffers`, one per segment; 0 if a grant is unusable. */
+int lend_copy(struct xb_back *back, struct record *record, uint8_t *const *buffers, int to_grant);
+
+/* Unmap a batch of at most SEGMENTS_MAX pages, in any order. */
+void lend_unmap(struct xb_back *back, struct xb_unmap_grant_ref *ops, uint32_t count);
+
+/* Free slots, whose pages are unmapped. */
+void lend_free(struct xb_back *back, const uint32_t *slots, uint32_t count);
+
+/* purge.c */
+void purge_all(struct xb_back *back);
+
+/* move.c: between the pages and the disk */
+
+/* Begin: 1 if the record is done already, and has its status. */
+int move_begin(struct xb_back *back, struct record *record);
+
+/* The disk is done with an operation of this record: 1 if the record is done. */
+int move_continue(struct xb_back *back, struct record *record);
+
+static inline uint32_t segment_bytes(const struct xb_blkif_segment *segment)
+{
+    return (segment->last_sect - segment->first_sect + 1u) * SECTOR_BYTES;
+}
+
+/* Counters that purge and the ring's thread both add to. */
+static inline void count_atomically(uint64_t *counter, uint64_t count)
+{
+    __atomic_fetch_add(counter, count, __ATOMIC_RELAXED); /* a number of its own: no order with anything */
+}

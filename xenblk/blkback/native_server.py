@@ -1,0 +1,151 @@
+"""The native engine of one ring at work: what engine.h describes, and a thread that purges its kept pages."""
+
+import errno
+import secrets
+import threading
+import time
+from typing import Any
+
+from xenblk._native import ffi, lib
+from xenblk.abi import SECTOR_SIZE
+from xenblk.blkback.charging import Charging
+from xenblk.blkback.parameters import PURGE_INTERVAL_S, BackendParameters
+from xenblk.counters import Counters
+from xenblk.disk import FileDisk, MemoryDisk
+from xenblk.errors import UsageError
+from xenblk.grants import ForeignDomain, GrantMapper
+from xenblk.platform import EventChannel
+from xenblk.ring import BackRing
+
+NativeDisk = MemoryDisk | FileDisk
+"""What the native engine can serve."""
+
+
+class NativeServer:
+    """Serves one ring of one disk. `run` in the ring's thread, `stop` from any; `close` when `run` has returned.
+
+    All arguments are the caller's and outlive it. OSError ENOMEM if there is no memory for its tables.
+    """
+
+    def __init__(
+        self,
+        ring: BackRing,
+        disk: NativeDisk,
+        mapper: GrantMapper,
+        domain: ForeignDomain,
+        channel: EventChannel,
+        counters: Counters,
+        parameters: BackendParameters,
+        *,
+        persistent: bool,
+        charging: Charging | None = None,
+    ) -> None:
+        self._ring = ring
+        self._channel = channel
+        self._charging = charging
+        self._held = (disk, mapper, domain, counters)  # pointers do not keep what they point to
+        self._counters_memory = ffi.from_buffer(counters.fields)
+        config = ffi.new("struct xb_back_config *")
+        config.ring = ring.native
+        config.mapper = mapper.native
+        config.grantor = domain.native
+        config.counters = ffi.cast("struct xb_counters *", self._counters_memory)
+        config.channel = channel.native
+        _set_disk(config, disk)
+        config.persistent = persistent
+        config.grant_copy = parameters.grant_copy
+        config.max_persistent_grants = parameters.max_persistent_grants
+        config.unused_timeout_ns = int(parameters.persistent_grant_unused_seconds * 1e9)
+        config.secret = secrets.randbits(64)
+        config.poll_us = parameters.poll_us
+        config.nr_records = parameters.records_per_page * ring.nr_pages
+        config.charged_by_hand = charging is not None
+        self._native: Any = lib.xb_back_create(config)
+        if self._native == ffi.NULL:
+            ffi.release(self._counters_memory)
+            raise OSError(errno.ENOMEM, "there is no memory for the tables of a ring")
+        self._purger = _Purger(self) if persistent else None
+
+    def run(self) -> None:
+        """Serve until `stop`. RingPeerError if the guest published an impossible index: the ring is finished then."""
+        if self._purger is not None:
+            self._purger.start()
+        while (ended := lib.xb_back_run(self._native)) == lib.XB_BACK_LIVE:
+            self._tell_live()
+        if ended == lib.XB_RING_BROKEN:
+            raise self._ring.broken()
+
+    def _tell_live(self) -> None:
+        user_id = ffi.new("uint64_t *")
+        while lib.xb_back_live(self._native, user_id):
+            if self._charging is not None:
+                self._charging.live(int(user_id[0]))
+
+    def serve_batch(self) -> tuple[bool, bool]:
+        """One batch: (was there anything?, is there something to serve already?). RingPeerError as `run`."""
+        served = lib.xb_back_serve(self._native, time.monotonic_ns())
+        if served < 0:
+            raise self._ring.broken()
+        return served > 0, bool(lib.xb_back_final_check(self._native))
+
+    def charge(self, user_id: int) -> bool:
+        """Make one more request possible, charged by hand; False if all records are charged or in use."""
+        charged = bool(lib.xb_back_charge(self._native, user_id))
+        self._channel.wake()
+        return charged
+
+    def purge(self, now_ns: int) -> int:
+        """Unmap what was kept for too long or is too much; how many pages that were."""
+        return int(lib.xb_back_purge(self._native, now_ns))
+
+    def stop(self) -> None:
+        """Let `run` return soon."""
+        lib.xb_back_stop(self._native)
+        self._channel.wake()
+
+    def close(self) -> None:
+        """Unmap everything and give all memory back; charges that no request used are told as discarded."""
+        if self._purger is not None:
+            self._purger.stop()
+        self._tell_discarded()
+        lib.xb_back_destroy(self._native)
+        self._native = ffi.NULL
+        ffi.release(self._counters_memory)
+
+    def _tell_discarded(self) -> None:
+        user_id = ffi.new("uint64_t *")
+        while lib.xb_back_discharge(self._native, user_id):
+            if self._charging is not None:
+                self._charging.discarded(int(user_id[0]))
+
+
+class _Purger(threading.Thread):
+    """Purges a ring's kept pages beside its thread, every PURGE_INTERVAL_S."""
+
+    def __init__(self, server: NativeServer) -> None:
+        super().__init__(name="purge", daemon=True)
+        self._server = server
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._stopping.wait(PURGE_INTERVAL_S):
+            self._server.purge(time.monotonic_ns())
+
+    def stop(self) -> None:
+        """End it; returns when the thread is gone."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join()
+
+
+def _set_disk(config: Any, disk: NativeDisk) -> None:
+    config.disk_sectors = disk.size // SECTOR_SIZE
+    config.read_only = disk.read_only
+    if isinstance(disk, MemoryDisk):
+        with ffi.from_buffer(disk.memory) as memory:
+            config.disk_memory = memory
+    elif isinstance(disk, FileDisk):
+        config.disk_fd = disk.fileno()
+    else:
+        raise UsageError(f"the native engine serves memory and files, not {type(disk).__name__}")
