@@ -20,6 +20,8 @@ HEADERS = (
     "xenblk/channel.h",
     "xenblk/counters.h",
     "xenblk/blkback/file.h",
+    "xenblk/copying.h",
+    "xenblk/copier.h",
     "xenblk/polling.h",
     "xenblk/blkback/engine.h",
     "xenblk/emulated/evtchn.h",

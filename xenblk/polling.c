@@ -1,18 +1,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
 
-#include "xenblk/assert.h"
+#include "xenblk/clock.h"
 #include "xenblk/polling.h"
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-
-    XB_ASSERT(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* Leaves the core's shared resources to its other thread, and keeps the loop from running ahead on stale loads. */
 static void pause_cpu(void)
@@ -80,7 +71,7 @@ static int within_window(struct xb_poller *poller)
 void xb_poller_init(struct xb_poller *poller, uint32_t poll_us)
 {
     memset(poller, 0, sizeof(*poller));
-    poller->now_ns = monotonic_ns;
+    poller->now_ns = xb_monotonic_ns;
     poller->poll_ns = (uint64_t)poll_us * 1000;
     poller->credit_ns = XB_POLLER_CREDIT * poller->poll_ns;
 }

@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "grants/arena.h"
 #include "xenblk/blkback/internal.h"
+#include "xenblk/clock.h"
 
 #define SLEEP_NS 1000000000 /* nobody needs to wake us for less than a request or stop; this is for the unforeseen */
 #define PUBLISH_EVERY 4     /* responses: the guest's next requests come while we serve the rest */
@@ -109,6 +109,7 @@ struct xb_back *xb_back_create(const struct xb_back_config *config)
     pthread_mutex_init(&back->charging, NULL);
     pthread_mutex_init(&back->slots_lock, NULL);
     xb_poller_init(&back->poller, config->poll_us);
+    xb_copier_init(&back->copier, XB_COPY_MEASURED);
     if (allocate(back))
         return back;
     xb_back_destroy(back);
@@ -152,6 +153,7 @@ static void publish(struct xb_back *back)
 {
     if (back->nr_responses == 0)
         return;
+    xb_copy_fence(back->how); /* the guest that sees the responses sees the data */
     back->nr_responses = 0;
     back->pushed = 1;
     back->notify |= (uint32_t)xb_back_ring_push(back->ring);
@@ -228,6 +230,7 @@ int xb_back_serve(struct xb_back *back, uint64_t now_ns)
     int taken = 1;
 
     back->now_ns = now_ns;
+    back->how = -1;
     served = reap(back);
     for (uint32_t i = 0; i < back->ring->nr_ents && taken > 0; i++) {
         taken = take_request(back);
@@ -246,14 +249,6 @@ int xb_back_final_check(struct xb_back *back)
 }
 
 /* Running */
-
-static uint64_t clock_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static int is_stopping(const struct xb_back *back)
 {
@@ -312,18 +307,19 @@ static void sleep_until_event(struct xb_back *back)
         return;
     if (has_file_work(back) && xb_file_final_check(back->file))
         return;
-    start_ns = clock_ns();
+    start_ns = xb_monotonic_ns();
     if (has_file_work(back))
         sleep_for_both(back);
     else
         back->config.channel->wait(back->config.channel->context, SLEEP_NS);
-    xb_poller_slept(&back->poller, clock_ns() - start_ns);
+    xb_poller_slept(&back->poller, xb_monotonic_ns() - start_ns);
+    xb_copier_slept(&back->copier);
 }
 
 int xb_back_run(struct xb_back *back)
 {
     while (!is_stopping(back)) {
-        int served = xb_back_serve(back, clock_ns());
+        int served = xb_back_serve(back, xb_monotonic_ns());
 
         if (served < 0)
             return XB_RING_BROKEN;

@@ -14,6 +14,8 @@
 #include "xenblk/blkback/file.h"
 #include "xenblk/blkif.h"
 #include "xenblk/channel.h"
+#include "xenblk/copier.h"
+#include "xenblk/copying.h"
 #include "xenblk/counters.h"
 #include "xenblk/polling.h"
 
@@ -54,6 +56,8 @@ struct xb_back {
     struct xb_counters *counters;
     struct xb_file *file;
     struct xb_poller poller;
+    struct xb_copier copier;
+    int how; /* the store into the guest's pages in this batch; -1: not chosen yet */
 
     struct record *records;
     struct record_stack free;    /* the ring's thread alone has it */

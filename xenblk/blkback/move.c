@@ -63,16 +63,26 @@ static int finish(struct xb_back *back, struct record *record, int ok)
 
 /* A memory disk */
 
+/* Once a batch, for the first read in it: as many requests as are there, and as large as this one. */
+static void choose_store(struct xb_back *back, const struct record *record)
+{
+    uint32_t nr_requests = back->ring->req_prod_seen - back->ring->req_cons + 1;
+
+    back->how = xb_copier_choose(&back->copier, nr_requests, (uint64_t)nr_requests * record->nr_sectors * SECTOR_BYTES);
+}
+
 static int move_memory(struct xb_back *back, struct record *record)
 {
     uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), *buffers[SEGMENTS_MAX];
 
+    if (is_read(record) && back->how < 0)
+        choose_store(back, record);
     find_buffers(back, record, buffers);
     for (uint32_t i = 0; i < record->request.nr_segments; i++) {
         uint32_t size = segment_bytes(&record->request.segments[i]);
 
         if (is_read(record))
-            memcpy(buffers[i], at, size);
+            xb_copy(back->how, buffers[i], at, size);
         else
             memcpy(at, buffers[i], size);
         at += size;

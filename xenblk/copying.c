@@ -1,0 +1,81 @@
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "xenblk/copying.h"
+
+#define LINE 64
+
+void xb_copy_plain(void *to, const void *from, size_t n)
+{
+    memcpy(to, from, n);
+}
+
+#if defined(__x86_64__)
+static __attribute__((target("avx"))) void stream_lines_avx(uint8_t *to, const uint8_t *from, size_t nr_lines)
+{
+    for (; nr_lines; nr_lines--, to += LINE, from += LINE) {
+        __m256i low = _mm256_loadu_si256((const __m256i *)from);
+        __m256i high = _mm256_loadu_si256((const __m256i *)(from + 32));
+
+        _mm256_stream_si256((__m256i *)to, low);
+        _mm256_stream_si256((__m256i *)(to + 32), high);
+    }
+}
+
+static void stream_lines_sse2(uint8_t *to, const uint8_t *from, size_t nr_lines)
+{
+    for (size_t at = 0; at < nr_lines * LINE; at += 16)
+        _mm_stream_si128((__m128i *)(to + at), _mm_loadu_si128((const __m128i *)(from + at)));
+}
+
+static void stream_lines(uint8_t *to, const uint8_t *from, size_t nr_lines)
+{
+    if (__builtin_cpu_supports("avx"))
+        stream_lines_avx(to, from, nr_lines);
+    else
+        stream_lines_sse2(to, from, nr_lines);
+}
+#else
+static void stream_lines(uint8_t *to, const uint8_t *from, size_t nr_lines)
+{
+    memcpy(to, from, nr_lines * LINE);
+}
+#endif
+
+/* Whole lines only: a line that is streamed in part is read from memory first. */
+void xb_copy_streaming(void *to, const void *from, size_t n)
+{
+    size_t head = -(uintptr_t)to % LINE;
+    size_t bulk;
+
+    if (head > n)
+        head = n;
+    bulk = (n - head) / LINE * LINE;
+    memcpy(to, from, head);
+    stream_lines((uint8_t *)to + head, (const uint8_t *)from + head, bulk / LINE);
+    memcpy((uint8_t *)to + head + bulk, (const uint8_t *)from + head + bulk, n - head - bulk);
+}
+
+void xb_copy(int how, void *to, const void *from, size_t n)
+{
+    if (how == XB_COPY_STREAMING)
+        xb_copy_streaming(to, from, n);
+    else
+        xb_copy_plain(to, from, n);
+}
+
+void xb_copy_fence(int how)
+{
+#if defined(__x86_64__)
+    /* Streaming stores are not ordered with later plain ones, so the release store of prod ([P] in ring/sring.c) does
+     * not wait for them by itself. After this fence the peer that sees prod, at its [C], sees the bytes. */
+    if (how == XB_COPY_STREAMING)
+        _mm_sfence();
+#else
+    (void)how; /* the stores were plain, and [P] orders them */
+#endif
+}
