@@ -16,6 +16,7 @@ HEADERS = (
     "grants/arena.h",
     "grants/gref_map.h",
     "grants/slots.h",
+    "grants/table.h",
     "xenblk/blkif.h",
     "xenblk/channel.h",
     "xenblk/counters.h",
