@@ -95,13 +95,28 @@ uint32_t xb_front_ring_free_slots(const struct xb_front_ring *ring)
     return ring->nr_ents - (ring->req_prod_pvt - ring->rsp_cons);
 }
 
-int xb_front_ring_put(struct xb_front_ring *ring, const void *request)
+void *xb_front_ring_slot(struct xb_front_ring *ring)
 {
     if (xb_front_ring_free_slots(ring) == 0)
-        return 0;
-    memcpy(slot(ring->sring, ring->nr_ents, ring->entry_size, ring->req_prod_pvt), request, ring->entry_size);
+        return NULL;
+    return slot(ring->sring, ring->nr_ents, ring->entry_size, ring->req_prod_pvt);
+}
+
+void xb_front_ring_put_slot(struct xb_front_ring *ring)
+{
+    XB_ASSERT(xb_front_ring_free_slots(ring) != 0);
     ring->req_prod_pvt++;
     ring->statistics.requests++;
+}
+
+int xb_front_ring_put(struct xb_front_ring *ring, const void *request)
+{
+    void *to = xb_front_ring_slot(ring);
+
+    if (to == NULL)
+        return 0;
+    memcpy(to, request, ring->entry_size);
+    xb_front_ring_put_slot(ring);
     return 1;
 }
 
@@ -133,16 +148,26 @@ int xb_front_ring_look(struct xb_front_ring *ring)
     return ring->broken || ring->rsp_prod_seen != ring->rsp_cons || look_for_responses(ring) != 0;
 }
 
-int xb_front_ring_consume(struct xb_front_ring *ring, void *response)
+int xb_front_ring_next(struct xb_front_ring *ring, const void **response)
 {
     if (!xb_front_ring_look(ring))
         return 0;
     if (ring->broken)
         return XB_RING_BROKEN;
-    memcpy(response, slot(ring->sring, ring->nr_ents, ring->entry_size, ring->rsp_cons), ring->entry_size);
+    *response = slot(ring->sring, ring->nr_ents, ring->entry_size, ring->rsp_cons);
     ring->rsp_cons++;
     ring->statistics.responses++;
     return 1;
+}
+
+int xb_front_ring_consume(struct xb_front_ring *ring, void *response)
+{
+    const void *from;
+    int found = xb_front_ring_next(ring, &from);
+
+    if (found == 1)
+        memcpy(response, from, ring->entry_size);
+    return found;
 }
 
 int xb_front_ring_final_check(struct xb_front_ring *ring)

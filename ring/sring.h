@@ -82,6 +82,10 @@ int xb_back_ring_put(struct xb_back_ring *ring, const void *response);
 
 /* The same for an entry whose first `size` bytes say everything: the rest of the slot stays as it is. */
 int xb_back_ring_put_head(struct xb_back_ring *ring, const void *response, uint32_t size);
+/* The next slot to put a request into, NULL if there is no room; then put_slot counts it as put. A writer that needs
+ * a part of a slot touches that part only, and the rest keeps what was there, which the peer has seen. */
+void *xb_front_ring_slot(struct xb_front_ring *ring);
+void xb_front_ring_put_slot(struct xb_front_ring *ring);
 
 /* Publish what was put. Returns 1 if the peer must be notified. */
 int xb_front_ring_push(struct xb_front_ring *ring);
@@ -95,6 +99,10 @@ int xb_back_ring_consume(struct xb_back_ring *ring, void *request);
  * with: it asks for no notification. */
 int xb_front_ring_look(struct xb_front_ring *ring);
 int xb_back_ring_look(struct xb_back_ring *ring);
+
+/* As consume, without the copy: *response is the slot, up to the next put. The peer may go on writing it, so whoever
+ * reads it loads each byte once. */
+int xb_front_ring_next(struct xb_front_ring *ring, const void **response);
 
 /* Ask for a notification of the next entry. Returns 1 if there is one already, or if the ring is broken: call consume.
  * Returns 0 if the peer will notify. */

@@ -25,6 +25,8 @@ HEADERS = (
     "xenblk/copier.h",
     "xenblk/polling.h",
     "xenblk/blkback/engine.h",
+    "xenblk/blkfront/pool.h",
+    "xenblk/blkfront/engine.h",
     "xenblk/emulated/evtchn.h",
     "xenblk/xenstore/page.h",
 )

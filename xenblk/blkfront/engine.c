@@ -1,0 +1,230 @@
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "grants/gnttab.h"
+#include "grants/table.h"
+#include "ring/sring.h"
+#include "xenblk/blkif.h"
+#include "xenblk/channel.h"
+#include "xenblk/counters.h"
+#include "xenblk/polling.h"
+#include "xenblk/blkfront/pool.h"
+#include "xenblk/blkfront/lending.h"
+#include "xenblk/blkfront/engine.h"
+#include "xenblk/blkfront/front.h"
+
+#include "xenblk/assert.h"
+
+#define CACHE_LINE 64
+#define SECTOR_SHIFT 9
+#define NS_PER_S 1000000000
+
+/* Requests after which a fill lets the backend see them: it works on the first while we copy for the later ones. */
+#define PUBLISH_EVERY 8
+
+static size_t bytes_of(uint32_t nr_ents, uint32_t nr_pages)
+{
+    size_t bytes = sizeof(struct xb_front) + nr_ents * (sizeof(struct xb_shadow) + sizeof(uint32_t)) +
+                   nr_pages * 2 * sizeof(uint32_t);
+
+    return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+}
+
+/* The arrays of numbers stand behind the shadows. */
+static void lay_out(struct xb_front *front, const struct xb_front_config *config)
+{
+    uint32_t *numbers = (uint32_t *)(front->shadows + config->ring->nr_ents);
+
+    front->free_ids = numbers;
+    numbers += config->ring->nr_ents;
+    xb_pool_init(&front->lender.pool, config->table, config->backend, config->pages, config->nr_pages, numbers,
+                 numbers + config->nr_pages);
+}
+
+struct xb_front *xb_front_create(const struct xb_front_config *config)
+{
+    const struct xb_front_ring *ring = config->ring;
+    size_t bytes = bytes_of(ring->nr_ents, config->nr_pages);
+    struct xb_front *front = aligned_alloc(CACHE_LINE, bytes);
+
+    XB_ASSERT(ring->entry_size == XB_BLKIF_X86_64_SLOT_BYTES || ring->entry_size == XB_BLKIF_X86_32_SLOT_BYTES);
+    XB_ASSERT(config->nr_pages >= XB_LOAN_SEGMENTS_MAX);
+    if (front == NULL)
+        return NULL;
+    memset(front, 0, bytes);
+    front->ring = config->ring;
+    front->counters = config->counters;
+    front->channel = config->channel;
+    front->handle = config->handle;
+    front->id_at = ring->entry_size == XB_BLKIF_X86_64_SLOT_BYTES ? 8 : 4;
+    front->lender.memory = config->memory;
+    front->lender.memory_bytes = config->memory_bytes;
+    front->lender.persistent = config->persistent;
+    lay_out(front, config);
+    while (front->nr_free_ids < ring->nr_ents) {
+        front->free_ids[front->nr_free_ids] = ring->nr_ents - 1 - front->nr_free_ids;
+        front->nr_free_ids++;
+    }
+    xb_poller_init(&front->poller, config->poll_us);
+    return front;
+}
+
+void xb_front_destroy(struct xb_front *front)
+{
+    for (uint32_t id = 0; id < front->ring->nr_ents; id++)
+        xb_abandon(&front->lender, &front->shadows[id].loan);
+    xb_pool_close(&front->lender.pool);
+    free(front);
+}
+
+void xb_front_submit(struct xb_front *front, struct xb_bio *bio)
+{
+    XB_ASSERT((bio->nr_bytes == 0) == (bio->op == XB_BLKIF_FLUSH_DISKCACHE));
+    bio->next = NULL;
+    bio->nr_put = 0;
+    bio->nr_pending = 0;
+    bio->error = 0;
+    bio->status = XB_BLKIF_OKAY;
+    bio->is_done = 0;
+    if (front->first == NULL)
+        front->first = bio;
+    else
+        front->last->next = bio;
+    front->last = bio;
+}
+
+void xb_front_submit_all(struct xb_front *front, struct xb_bio *bios, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        xb_front_submit(front, &bios[i]);
+}
+
+static void publish(struct xb_front *front)
+{
+    front->must_notify |= xb_front_ring_push(front->ring);
+    front->published = 1;
+    front->unpublished = 0;
+}
+
+/* Only the bytes that the request has are written; what else is in the slot, the backend has seen. */
+static void write_head(const struct xb_front *front, uint8_t *slot, const struct xb_bio *bio, uint32_t id,
+                       uint32_t nr_segments)
+{
+    uint64_t head = bio->op | nr_segments << 8 | (uint64_t)front->handle << 16;
+    uint64_t number = id, sector = (bio->offset + bio->nr_put) >> SECTOR_SHIFT;
+
+    memcpy(slot, &head, front->id_at == 8 ? 8 : 4);
+    memcpy(slot + front->id_at, &number, sizeof(number));
+    memcpy(slot + front->id_at + 8, &sector, sizeof(sector));
+}
+
+/* The next piece of a bio: 1, or 0 if there is no room for it now. */
+static int put_piece(struct xb_front *front, struct xb_bio *bio)
+{
+    uint8_t *slot = xb_front_ring_slot(front->ring), *buffer = bio->buffer + bio->nr_put;
+    uint64_t rest = bio->nr_bytes - bio->nr_put;
+    uint32_t id, part;
+    struct xb_shadow *shadow;
+
+    if (slot == NULL)
+        return 0;
+    id = front->free_ids[front->nr_free_ids - 1];
+    shadow = &front->shadows[id];
+    shadow->loan.count = 0;
+    part = rest == 0 ? 0 : xb_longest_piece(&front->lender, buffer, rest);
+    if (part > 0 && !xb_lend(&front->lender, buffer, part, bio->op != XB_BLKIF_READ, &shadow->loan,
+                             slot + front->id_at + 16)) {
+        shadow->loan.count = 0;
+        return 0;
+    }
+    front->nr_free_ids--;
+    shadow->bio = bio;
+    write_head(front, slot, bio, id, shadow->loan.count);
+    xb_front_ring_put_slot(front->ring);
+    bio->nr_put += part;
+    bio->nr_pending++;
+    if (++front->unpublished == PUBLISH_EVERY)
+        publish(front);
+    return 1;
+}
+
+void xb_front_fill(struct xb_front *front)
+{
+    while (front->first != NULL && front->fault.code == XB_FRONT_SOUND) {
+        struct xb_bio *bio = front->first;
+
+        if (!put_piece(front, bio))
+            return;
+        if (bio->nr_put == bio->nr_bytes) {
+            front->first = bio->next;
+            if (front->first != NULL)
+                __builtin_prefetch(front->first);
+        }
+    }
+}
+
+int xb_front_push(struct xb_front *front)
+{
+    int notify;
+
+    if (front->unpublished > 0)
+        publish(front);
+    if (!front->published)
+        return 0;
+    notify = front->must_notify;
+    front->published = front->must_notify = 0;
+    if (notify)
+        front->counters->notify_sent++;
+    else
+        front->counters->notify_held++;
+    return notify;
+}
+
+int xb_front_final_check(struct xb_front *front)
+{
+    return front->fault.code != XB_FRONT_SOUND || xb_front_ring_final_check(front->ring);
+}
+
+uint32_t xb_front_step(struct xb_front *front, struct xb_bio **done, uint32_t max)
+{
+    xb_front_fill(front);
+    if (xb_front_push(front))
+        front->channel->notify(front->channel->context);
+    return xb_front_collect(front, done, max);
+}
+
+/* Whether there is something to collect, after at most one poll and one sleep. */
+static int await_response(struct xb_front *front, int64_t timeout_ns)
+{
+    struct timespec before, after;
+
+    xb_poller_begin(&front->poller);
+    do {
+        if (xb_front_ring_look(front->ring)) {
+            xb_poller_found(&front->poller);
+            return 1;
+        }
+    } while (xb_poller_again(&front->poller));
+    if (xb_front_final_check(front))
+        return 1;
+    clock_gettime(CLOCK_MONOTONIC, &before);
+    front->channel->wait(front->channel->context, timeout_ns);
+    clock_gettime(CLOCK_MONOTONIC, &after);
+    xb_poller_slept(&front->poller, (after.tv_sec - before.tv_sec) * NS_PER_S + after.tv_nsec - before.tv_nsec);
+    return 0;
+}
+
+uint32_t xb_front_poll(struct xb_front *front, struct xb_bio **done, uint32_t max, int64_t timeout_ns)
+{
+    uint32_t nr_done = xb_front_step(front, done, max);
+    int awake = 1;
+
+    while (nr_done == 0 && awake && front->fault.code == XB_FRONT_SOUND && xb_front_busy(front)) {
+        awake = await_response(front, timeout_ns);
+        nr_done = xb_front_step(front, done, max);
+    }
+    return nr_done;
+}
