@@ -113,14 +113,15 @@ class FrontRing(_Ring):
         """A private copy of the next response, or None. RingPeerError, then and ever after, for a bogus rsp_prod."""
         found = lib.xb_front_ring_consume(self._private, self._copy)
         if found == lib.XB_RING_BROKEN:
-            raise self._broken()
+            raise self.broken()
         return self._copied[:] if found else None
 
     def final_check(self) -> bool:
         """Before sleeping. True: there is work, call `consume`; False: the backend will notify of the next response."""
         return bool(lib.xb_front_ring_final_check(self._private))
 
-    def _broken(self) -> RingPeerError:
+    def broken(self) -> RingPeerError:
+        """What `consume` raises once the backend published an impossible index."""
         ring = self._private
         return RingPeerError(
             f"the backend published rsp_prod {ring.bogus}; it may be from rsp_cons {ring.rsp_cons} "

@@ -63,10 +63,19 @@ class Host:
             return open_disk(params, read_only)
         return ObjectDisk(self._objects[params], read_only=read_only)
 
-    def attach(self, disk: Any, vdev: str = "xvda", mode: str = "w", *, feature_persistent: bool = True) -> VirtualDisk:
+    def attach(
+        self,
+        disk: Any,
+        vdev: str = "xvda",
+        mode: str = "w",
+        *,
+        feature_persistent: bool = True,
+        engine: str = "native",
+    ) -> VirtualDisk:
         """A new domain with this disk: a path, `memory:SIZE`, or any object with pread, pwrite, flush and size.
 
-        DiskError or HostError with a sentence if it cannot be used. The object stays the caller's.
+        `engine` is the frontend's: "native" or "python". DiskError or HostError with a sentence if it cannot be used.
+        The object stays the caller's.
         """
         params = disk if isinstance(disk, str) else f"{_OBJECT}{next(self._numbers)}"
         if not isinstance(disk, str):
@@ -76,7 +85,7 @@ class Host:
         attach(self._store, domid, handle, params, mode)
         platform = EmulatedPlatform(self.run_dir, domid)
         try:
-            frontend = Blkfront(platform, handle, feature_persistent=feature_persistent)
+            frontend = Blkfront(platform, handle, feature_persistent=feature_persistent, engine=engine)
             virtual_disk = VirtualDisk(frontend, on_close=platform.close)
             self._undo.callback(virtual_disk.close)
             frontend.connect()

@@ -54,6 +54,10 @@ class Memory(Protocol):
     def join(self, run: list[Page]) -> memoryview:
         """One view over the pages of `allocate_run`."""
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Address and bytes of the memory that `locate` finds buffers in: one run, frame 0 first. 0 bytes: none is."""
+
     def locate(self, buffer: memoryview) -> tuple[int, int] | None:
         """Frame and offset at which a buffer begins, None if it does not lie in the domain's memory."""
 

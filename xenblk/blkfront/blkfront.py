@@ -14,7 +14,7 @@ from typing import Final
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, Domid
 from xenblk.blkfront.bio import Bio
-from xenblk.blkfront.connection import DataPath, Ring
+from xenblk.blkfront.connection import ENGINES, DataPath, Ring, check_engine
 from xenblk.blkif import BlkifOp
 from xenblk.errors import PeerError, PeerGoneError, UsageError, XenblkError, XenstoreError
 from xenblk.grants import Page
@@ -35,12 +35,20 @@ VDISK_READONLY: Final = 4
 class Blkfront:
     """One virtual disk of this domain, by its `handle` (virtual device number). `connect` first, `close` at the end.
 
-    `size` is in bytes; `persistent` is what both sides agreed on; `features` are the backend's nodes as read.
+    `size` is in bytes; `persistent` is what both sides agreed on. `engine` moves the data: "native" is compiled,
+    "python" is its readable twin.
     """
 
     def __init__(
-        self, platform: Platform, handle: int, *, feature_persistent: bool = True, ring_page_order: int = 0
+        self,
+        platform: Platform,
+        handle: int,
+        *,
+        feature_persistent: bool = True,
+        ring_page_order: int = 0,
+        engine: str = ENGINES[0],
     ) -> None:
+        self.engine = check_engine(engine)
         self.handle = handle
         self.size = 0
         self.read_only = False
@@ -188,7 +196,7 @@ class Blkfront:
         self.size = self._read_uint("sectors") * SECTOR_SIZE
         self.read_only = bool(self._read_uint("info") & VDISK_READONLY)
         self.persistent = self._feature_persistent and self._read_uint("feature-persistent", 0) == 1
-        self._data = DataPath(self._platform, self._ring, self.backend_id, self.handle, self.persistent)
+        self._data = DataPath(self._platform, self._ring, self.backend_id, self.handle, self.persistent, self.engine)
         self._switch_state(XenbusState.CONNECTED)
         self._changed.notify_all()
 
@@ -246,6 +254,8 @@ class Blkfront:
         Offset and length are multiples of 512 bytes within the disk; the buffer is left alone until the bio is done.
         """
         nr_bytes = 0 if buffer is None else buffer.nbytes
+        if op == BlkifOp.READ and buffer is not None and buffer.readonly:
+            raise UsageError("a read needs a buffer that can be written")
         if (op == BlkifOp.FLUSH_DISKCACHE) != (nr_bytes == 0):
             raise UsageError(f"a read or write carries data and a flush none: {op.name} with {nr_bytes} bytes")
         if offset % SECTOR_SIZE or nr_bytes % SECTOR_SIZE:

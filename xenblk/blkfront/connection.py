@@ -1,16 +1,21 @@
 """What a connected frontend holds: ring pages granted to the backend, an event channel, a pool of granted pages."""
 
 import contextlib
+from typing import Final
 
 from xenblk.abi import Domid, GrantRef
 from xenblk.blkfront.engine import FrontEngine
 from xenblk.blkfront.lending import Lender
+from xenblk.blkfront.native_engine import NativeFrontEngine
 from xenblk.blkif import NATIVE, Abi
+from xenblk.errors import UsageError
 from xenblk.grants import GrantPool, Page
 from xenblk.platform import Platform
 from xenblk.ring import FrontRing
 
-POOL_PAGES_PER_ENTRY = 12
+ENGINES: Final = ("native", "python")
+
+POOL_PAGES_PER_ENTRY: Final = 12
 """11 segments and one page more, as Linux sizes the pool of a ring without indirect requests."""
 
 
@@ -52,18 +57,52 @@ class Ring:
 class DataPath:
     """The engine and its pool: what there is while Connected."""
 
-    def __init__(self, platform: Platform, ring: Ring, backend: Domid, handle: int, persistent: bool) -> None:
+    engine: NativeFrontEngine | FrontEngine
+
+    def __init__(
+        self, platform: Platform, ring: Ring, backend: Domid, handle: int, persistent: bool, engine: str = ENGINES[0]
+    ) -> None:
         self._platform = platform
         with contextlib.ExitStack() as undo:
             self.counters = platform.counters(f"vbd-{backend}-{platform.domid}-{handle}-0.front")
             undo.callback(self.counters.close)
-            size = POOL_PAGES_PER_ENTRY * ring.sring.nr_ents
-            self._pool = GrantPool(platform.grant_table, platform.memory, backend, size)
-            lender = Lender(platform.grant_table, platform.memory, self._pool, backend, persistent)
-            self.engine = FrontEngine(ring.sring, ring.abi, handle, lender, self.counters)
-            undo.pop_all()
+            if engine == "native":
+                self.engine = self._native_engine(ring, backend, handle, persistent)
+                undo.callback(self.engine.close)
+            else:
+                self.engine = self._python_engine(ring, backend, handle, persistent, undo)
+            self._undo = undo.pop_all()
+
+    def _native_engine(self, ring: Ring, backend: Domid, handle: int, persistent: bool) -> NativeFrontEngine:
+        return NativeFrontEngine(
+            ring.sring,
+            ring.abi,
+            handle,
+            self.counters,
+            self._platform.grant_table,
+            self._platform.memory,
+            backend,
+            persistent,
+            nr_pages=POOL_PAGES_PER_ENTRY * ring.sring.nr_ents,
+            channel=ring.channel,
+        )
+
+    def _python_engine(
+        self, ring: Ring, backend: Domid, handle: int, persistent: bool, undo: contextlib.ExitStack
+    ) -> FrontEngine:
+        table, memory = self._platform.grant_table, self._platform.memory
+        pool = GrantPool(table, memory, backend, POOL_PAGES_PER_ENTRY * ring.sring.nr_ents)
+        undo.callback(pool.close)
+        lender = Lender(table, memory, pool, backend, persistent)
+        return FrontEngine(ring.sring, ring.abi, handle, lender, self.counters)
 
     def close(self) -> None:
         """End all grants and give the pool's pages back, but for those that the backend still maps."""
-        self._pool.close()
-        self.counters.close()
+        self._undo.close()
+
+
+def check_engine(name: str) -> str:
+    """`name` itself; UsageError if there is no such engine."""
+    if name not in ENGINES:
+        raise UsageError(f"engine is one of {', '.join(ENGINES)}, not {name!r}")
+    return name

@@ -11,12 +11,12 @@ from xenblk.emulated.platform import EmulatedPlatform
 
 @contextlib.contextmanager
 def booted(
-    run_dir: Path, domid: Domid, handle: int, *, feature_persistent: bool = True
+    run_dir: Path, domid: Domid, handle: int, *, feature_persistent: bool = True, engine: str = "native"
 ) -> Iterator[tuple[EmulatedPlatform, Blkfront]]:
     """The domain booted and its disk connected. An error in the block is no crash: the domain keeps its disks."""
     platform = EmulatedPlatform(run_dir, domid)
     try:
-        frontend = Blkfront(platform, handle, feature_persistent=feature_persistent)
+        frontend = Blkfront(platform, handle, feature_persistent=feature_persistent, engine=engine)
         try:
             frontend.connect()
             yield platform, frontend

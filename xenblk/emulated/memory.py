@@ -82,6 +82,11 @@ class DomainMemory:
         first = run[0].frame
         return self._view[first * PAGE_SIZE : (first + len(run)) * PAGE_SIZE]
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Address and bytes of it all."""
+        return self._base, self._nr_frames * PAGE_SIZE
+
     def locate(self, buffer: memoryview) -> tuple[int, int] | None:
         """Frame and offset of a buffer that lies in this memory, None for any other."""
         offset = self._address(buffer) - self._base

@@ -1,0 +1,203 @@
+"""The native data path of a frontend: engine.c behind the interface of engine.py."""
+
+import errno
+from typing import Any, Final
+
+from xenblk._native import ffi, lib
+from xenblk.abi import Domid
+from xenblk.blkfront.bio import Bio
+from xenblk.blkif import Abi
+from xenblk.counters import Counters
+from xenblk.errors import BlkifPeerError, PeerError, UsageError
+from xenblk.grants import GrantTable
+from xenblk.platform import EventChannel, Memory
+from xenblk.ring import FrontRing
+
+_BIOS_PER_CHUNK: Final = 64
+
+
+class NativeFrontEngine:
+    """Drives one ring of one disk. The caller notifies the backend when `push` says so; one thread at a time.
+
+    `native` is the engine itself, a `struct xb_front` (engine.h), for whoever submits from C; valid until `close`.
+    """
+
+    def __init__(
+        self,
+        ring: FrontRing,
+        abi: Abi,
+        handle: int,
+        counters: Counters,
+        table: GrantTable,
+        memory: Memory,
+        backend: Domid,
+        persistent: bool,
+        *,
+        nr_pages: int,
+        channel: EventChannel | None = None,
+        poll_us: int = 0,
+    ) -> None:
+        assert ring.entry_size == abi.entry_size
+        self._ring = ring
+        self._memory = memory
+        self._bios = _Bios()
+        self._done = ffi.new("struct xb_bio *[]", ring.nr_ents)
+        self._pages = [memory.allocate_page() for _ in range(nr_pages)]
+        self._pool_pages = ffi.new("struct xb_pool_page[]", nr_pages)
+        for page, entry in zip(self._pages, self._pool_pages, strict=True):
+            entry.data, entry.frame = _address(page.view), page.frame
+        # What the config points to must outlive the engine; cffi keeps none of it alive.
+        self._lent = (ring, table, counters, channel)
+        config = ffi.new("struct xb_front_config *")
+        config.ring = ring.native
+        config.table = table.native
+        config.counters = ffi.cast("struct xb_counters *", _address(counters.fields))
+        config.channel = ffi.NULL if channel is None else channel.native
+        config.pages, config.nr_pages = self._pool_pages, nr_pages
+        address, nr_bytes = memory.extent
+        config.memory, config.memory_bytes = ffi.cast("uint8_t *", address), nr_bytes
+        config.backend, config.handle = backend, handle
+        config.persistent, config.poll_us = persistent, poll_us
+        self.native: Any = lib.xb_front_create(config)
+        if self.native == ffi.NULL:
+            self._free_pages()
+            raise UsageError(f"there is no memory for a ring of {ring.nr_ents} requests and {nr_pages} pages")
+        self._fault = lib.xb_front_fault(self.native)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on the ring that are not answered."""
+        return lib.xb_front_in_flight(self.native)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any bio is not done."""
+        return bool(lib.xb_front_busy(self.native))
+
+    def submit(self, bio: Bio) -> None:
+        """Queue a bio; `fill` puts it on the ring as room comes."""
+        lib.xb_front_submit(self.native, self._bios.take(bio))
+
+    def fill(self) -> None:
+        """Move queued bios to the ring while it has free slots and the domain free grants."""
+        lib.xb_front_fill(self.native)
+
+    def push(self) -> bool:
+        """Publish what `fill` put on the ring; True if the backend must be notified."""
+        return bool(lib.xb_front_push(self.native))
+
+    def collect(self) -> list[Bio]:
+        """Take the responses that are there; returns the bios that are done. PeerError: trust the backend no more.
+
+        What was done before that is returned first, and the next call raises.
+        """
+        return self._finished(lib.xb_front_collect(self.native, self._done, len(self._done)))
+
+    def poll(self, timeout_s: float) -> list[Bio]:
+        """`fill`, `push`, notify and `collect`; if no bio is done, poll and sleep once, until the timeout or an event.
+
+        Needs the channel. Python's lock is not held meanwhile.
+        """
+        nr_done = lib.xb_front_poll(self.native, self._done, len(self._done), max(0, int(timeout_s * 1e9)))
+        return self._finished(nr_done)
+
+    def must_look_again(self) -> bool:
+        """Before sleeping: ask for an event at the next response; True if one is there already."""
+        return bool(lib.xb_front_final_check(self.native))
+
+    def _finished(self, nr_done: int) -> list[Bio]:
+        if nr_done == 0:
+            self.check_peer()
+        return [self._settled(native) for native in self._done[0:nr_done]]
+
+    def check_peer(self) -> None:
+        """PeerError if the backend did what cannot be believed."""
+        if self._fault.code != lib.XB_FRONT_SOUND:
+            raise self._explained(self._fault)
+
+    def _settled(self, native: Any) -> Bio:
+        bio, status = self._bios.give_back(native)
+        bio.pieces_left = 0
+        if native.error:
+            bio.error = OSError(
+                int(native.error), f"the backend answered status {status} to {bio.op.name} at {bio.offset}"
+            )
+        return bio
+
+    def _explained(self, fault: Any) -> PeerError:
+        if fault.code == lib.XB_FRONT_RING_BROKEN:
+            return self._ring.broken()
+        if fault.code == lib.XB_FRONT_UNKNOWN_ID:
+            return BlkifPeerError(f"the backend answered request {fault.id:#x}, which is not waiting for an answer")
+        if fault.code == lib.XB_FRONT_WRONG_OPERATION:
+            return BlkifPeerError(
+                f"the backend answered operation {fault.operation} to request {fault.id}, whose is {fault.expected}"
+            )
+        assert fault.code == lib.XB_FRONT_KEPT_PAGES
+        return BlkifPeerError(f"the backend still maps {fault.kept} pages of a request that it answered")
+
+    def fail_all(self, error: OSError) -> list[Bio]:
+        """Give up: every bio that is not done ends with `error`. What is lent stays lent until `close`."""
+        bios = []
+        native = lib.xb_front_fail_all(self.native, error.errno or errno.EIO)
+        while native != ffi.NULL:
+            following = native.next
+            bio, _status = self._bios.give_back(native)
+            bio.error, bio.pieces_left = error, 0
+            bios.append(bio)
+            native = following
+        return bios
+
+    def close(self) -> None:
+        """End all grants and give the pages back, but for those that the backend still maps."""
+        if self.native != ffi.NULL:
+            lib.xb_front_destroy(self.native)
+            self.native = ffi.NULL
+            self._free_pages()
+
+    def _free_pages(self) -> None:
+        for page, entry in zip(self._pages, self._pool_pages, strict=True):
+            if entry.gref == lib.XB_POOL_NO_GREF:
+                self._memory.free_page(page)
+
+
+class _Bios:
+    """The engine's bios, which never move, and the Python ones that they stand for while they are in flight."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Any] = []
+        self._free: list[Any] = []
+        self._in_flight: dict[int, tuple[Bio, memoryview | None]] = {}
+        self._next_number = 0
+
+    def take(self, bio: Bio) -> Any:
+        """A bio for the engine. Its buffer stays where it is until `give_back`."""
+        if not self._free:
+            self._grow()
+        native = self._free.pop()
+        # A view of our own: the caller may release his.
+        view = None if bio.buffer is None else bio.buffer[:]
+        native.op, native.offset = bio.op, bio.offset
+        native.buffer = ffi.NULL if view is None else _address(view)
+        native.nr_bytes = 0 if view is None else view.nbytes
+        native.user_data = self._next_number
+        self._in_flight[self._next_number] = bio, view
+        self._next_number += 1
+        return native
+
+    def _grow(self) -> None:
+        chunk = ffi.new("struct xb_bio[]", _BIOS_PER_CHUNK)
+        self._chunks.append(chunk)
+        self._free += [chunk + i for i in range(_BIOS_PER_CHUNK)]
+
+    def give_back(self, native: Any) -> tuple[Bio, int]:
+        """The Python bio that is done, and its last bad status."""
+        bio, _view = self._in_flight.pop(native.user_data)
+        self._free.append(native)
+        return bio, int(native.status)
+
+
+def _address(memory: memoryview) -> Any:
+    """Taken and let go at once: see xenblk.grants.entries. Whoever asks keeps the memory."""
+    with ffi.from_buffer(memory) as buffer:
+        return ffi.cast("uint8_t *", buffer)
