@@ -94,7 +94,9 @@ class DataPath:
         pool = GrantPool(table, memory, backend, POOL_PAGES_PER_ENTRY * ring.sring.nr_ents)
         undo.callback(pool.close)
         lender = Lender(table, memory, pool, backend, persistent)
-        return FrontEngine(ring.sring, ring.abi, handle, lender, self.counters)
+        engine = FrontEngine(ring.sring, ring.abi, handle, lender, self.counters)
+        undo.callback(engine.close)
+        return engine
 
     def close(self) -> None:
         """End all grants and give the pool's pages back, but for those that the backend still maps."""

@@ -19,7 +19,7 @@ from xenblk.blkfront.bio import Bio, Piece
 from xenblk.blkfront.lending import Lender, Loan
 from xenblk.blkif import Abi, BlkifRequest, BlkifResponse, BlkifStatus
 from xenblk.counters import Counters
-from xenblk.errors import BlkifPeerError, WouldBlockError
+from xenblk.errors import BlkifPeerError, PeerError, WouldBlockError
 from xenblk.ring import FrontRing
 
 _ERRNO: Final = {BlkifStatus.ERROR: errno.EIO, BlkifStatus.EOPNOTSUPP: errno.EOPNOTSUPP}
@@ -44,6 +44,7 @@ class FrontEngine:
         self._free_ids = list(range(ring.nr_ents))[::-1]
         self._queue: collections.deque[Piece] = collections.deque()
         self._unpublished = 0
+        self._fault: PeerError | None = None
 
     @property
     def in_flight(self) -> int:
@@ -105,17 +106,27 @@ class FrontEngine:
         return notify
 
     def collect(self) -> list[Bio]:
-        """Take the responses that are there; returns the bios that are done. PeerError: trust the backend no more."""
-        done = []
-        while (slot := self._ring.consume()) is not None:
-            bio = self._complete(self._abi.parse_response(slot))
-            if bio.pieces_left == 0:
-                done.append(bio)
+        """Take the responses that are there; returns the bios that are done. PeerError: trust the backend no more.
+
+        What was done before that is returned first, and the next call raises.
+        """
+        if self._fault is not None:
+            raise self._fault
+        done: list[Bio] = []
+        try:
+            while (slot := self._ring.consume()) is not None:
+                bio = self._complete(self._abi.parse_response(slot))
+                if bio.pieces_left == 0:
+                    done.append(bio)
+        except PeerError as e:
+            self._fault = e
+            if not done:
+                raise
         return done
 
     def must_look_again(self) -> bool:
         """Before sleeping: ask for an event at the next response; True if one is there already."""
-        return self._ring.final_check()
+        return self._fault is not None or self._ring.final_check()
 
     def _complete(self, response: BlkifResponse) -> Bio:
         shadow = self._shadow[response.id] if response.id < len(self._shadow) else None
@@ -126,10 +137,10 @@ class FrontEngine:
             raise BlkifPeerError(
                 f"the backend answered operation {response.operation} to request {response.id}, whose is {int(bio.op)}"
             )
-        self._shadow[response.id] = None
-        self._free_ids.append(response.id)
         if piece.buffer is not None:
             self._lender.take_back(bio.op, piece.buffer, shadow.loan)
+        self._shadow[response.id] = None
+        self._free_ids.append(response.id)
         self._settle(bio, response.status)
         return bio
 
@@ -148,3 +159,9 @@ class FrontEngine:
             bio.error = error
             bio.pieces_left = 0
         return bios
+
+    def close(self) -> None:
+        """End the grants of buffers that were lent in place and never answered for, as far as the backend lets go."""
+        for shadow in self._shadow:
+            if shadow is not None:
+                self._lender.abandon(shadow.loan)

@@ -94,10 +94,20 @@ class Lender:
             if op == BlkifOp.READ:
                 part[:] = entry.page.view[: part.nbytes]
             kept += self._pool.put_back(entry)
-        for ref in loan.refs:
+        kept += self._end_access(loan.refs)
+        if kept and not self._persistent:
+            raise BlkifPeerError(f"the backend still maps {kept} pages of a request that it answered")
+
+    def abandon(self, loan: Loan) -> None:
+        """End a loan whose request is never answered; pool pages are left to the pool's end."""
+        self._end_access(loan.refs)
+
+    def _end_access(self, refs: Sequence[GrantRef]) -> int:
+        """How many of them are still mapped: these stay granted and are never used again."""
+        kept = 0
+        for ref in refs:
             if self._table.end_access(ref):
                 self._table.free(ref)
             else:
                 kept += 1
-        if kept and not self._persistent:
-            raise BlkifPeerError(f"the backend still maps {kept} pages of a request that it answered")
+        return kept
