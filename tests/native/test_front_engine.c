@@ -1,0 +1,259 @@
+/* The front engine by itself: data both ways through pool and loans in place, no lost wake-up between two threads, liars. */
+#include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "grants/gnttab.h"
+#include "grants/table.h"
+#include "ring/sring.h"
+#include "xenblk/blkif.h"
+#include "xenblk/channel.h"
+#include "xenblk/counters.h"
+#include "xenblk/blkfront/pool.h"
+#include "xenblk/blkfront/engine.h"
+#include "xenblk/assert.h"
+
+#define PAGE_SIZE 4096
+#define NR_REFS 512
+#define NR_POOL 384
+#define NR_FRAMES 480 /* the pool's, then those to lend in place */
+#define DISK_BYTES (1 << 20)
+#define DEPTH 48
+#define ROUNDS 300
+#define HANG_S 300
+
+static uint8_t memory[NR_FRAMES * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
+static uint8_t ring_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
+static uint8_t disk[DISK_BYTES], buffers[DEPTH][20 * PAGE_SIZE];
+static struct xb_grant_entry entries[NR_REFS];
+static struct xb_pool_page pages[NR_POOL];
+static struct xb_grant_table table;
+static struct xb_counters counters;
+static struct xb_front_ring front_ring;
+static struct xb_back_ring back_ring;
+static struct xb_front *front;
+static int to_back, to_front, stop;
+
+static void notify(void *context)
+{
+    uint64_t one = 1;
+
+    XB_ASSERT(write(*(int *)context, &one, sizeof(one)) == sizeof(one));
+}
+
+static int take_event(int fd, int timeout_ms)
+{
+    struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+    uint64_t count;
+
+    return poll(&pollfd, 1, timeout_ms) > 0 && read(fd, &count, sizeof(count)) == sizeof(count);
+}
+
+static int wait_event(void *context, int64_t timeout_ns)
+{
+    (void)context;
+    return take_event(to_front, timeout_ns < 0 ? -1 : (int)(timeout_ns / 1000000));
+}
+
+static const struct xb_channel channel = {.context = &to_back, .notify = notify, .wait = wait_event};
+
+static void connect_front(int persistent, uint32_t poll_us)
+{
+    static uint32_t stack[NR_REFS];
+    static uint8_t state[NR_REFS];
+    struct xb_front_config config = {.ring = &front_ring, .table = &table, .counters = &counters, .channel = &channel};
+
+    xb_grant_table_init(&table, entries, stack, state, NR_REFS);
+    memset(&counters, 0, sizeof(counters));
+    memset(entries, 0, sizeof(entries));
+    for (uint32_t i = 0; i < NR_POOL; i++)
+        pages[i] = (struct xb_pool_page){.data = memory + (size_t)i * PAGE_SIZE, .frame = i};
+    xb_front_ring_init(&front_ring, ring_page, PAGE_SIZE, 32, XB_BLKIF_X86_64_SLOT_BYTES);
+    XB_ASSERT(xb_back_ring_attach(&back_ring, ring_page, 32, XB_BLKIF_X86_64_SLOT_BYTES) == 0);
+    config.pages = pages;
+    config.nr_pages = NR_POOL;
+    config.memory = memory;
+    config.memory_bytes = sizeof(memory);
+    config.persistent = persistent;
+    config.poll_us = poll_us;
+    front = xb_front_create(&config);
+    XB_ASSERT(front != NULL);
+}
+
+/* What the backend does with a request: move the data, and keep pages mapped if it may. */
+static void serve(const struct xb_blkif_request *request, int keep)
+{
+    size_t at = request->sector_number * 512;
+
+    for (uint32_t i = 0; i < request->nr_segments; i++) {
+        const struct xb_blkif_segment *segment = &request->segments[i];
+        struct xb_grant_entry *entry = &entries[segment->gref];
+        uint8_t *page = memory + (size_t)entry->frame * PAGE_SIZE + segment->first_sect * 512;
+        size_t part = (segment->last_sect - segment->first_sect + 1) * 512;
+
+        XB_ASSERT(at + part <= DISK_BYTES);
+        if (request->operation == XB_BLKIF_WRITE)
+            memcpy(disk + at, page, part);
+        else
+            memcpy(page, disk + at, part);
+        at += part;
+        if (keep)
+            __atomic_fetch_or(&entry->flags, GTF_reading | GTF_writing, __ATOMIC_SEQ_CST);
+    }
+}
+
+static int serve_one(int keep)
+{
+    uint8_t slot[XB_BLKIF_X86_64_SLOT_BYTES], answer[XB_BLKIF_X86_64_SLOT_BYTES];
+    struct xb_blkif_request request;
+
+    if (xb_back_ring_consume(&back_ring, slot) != 1)
+        return 0;
+    xb_blkif_parse(slot, sizeof(slot), &request);
+    serve(&request, keep);
+    xb_blkif_pack_response(answer, sizeof(answer), request.id, request.operation, XB_BLKIF_OKAY);
+    XB_ASSERT(xb_back_ring_put(&back_ring, answer) == 1);
+    return 1;
+}
+
+static void *backend(void *keep)
+{
+    while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
+        int served = 0;
+
+        while (served < 5 && serve_one(keep != NULL))
+            served++;
+        if (xb_back_ring_push(&back_ring))
+            notify(&to_front);
+        if (served == 0 && !xb_back_ring_final_check(&back_ring))
+            take_event(to_back, -1);
+    }
+    return NULL;
+}
+
+static uint64_t next_number(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    return *state ^= *state << 17;
+}
+
+/* A bio on a part of the disk that is its own: writes carry a number, and reads must find the last. */
+static void prepare(struct xb_bio *bio, uint32_t number, int round, int in_place, uint64_t *random)
+{
+    uint32_t nr_sectors = 1 + next_number(random) % 42;
+
+    bio->op = round % 2 ? XB_BLKIF_READ : XB_BLKIF_WRITE;
+    bio->offset = number * 42 * 512;
+    bio->nr_bytes = round % 2 ? bio->nr_bytes : nr_sectors * 512;
+    bio->buffer = in_place && number < 12 ? memory + (NR_POOL + number * 8) * PAGE_SIZE + 512 : buffers[number];
+    bio->user_data = number;
+    memset(bio->buffer, round % 2 ? 0xff : (int)(round + number) & 0x7f, bio->nr_bytes);
+}
+
+static void check_data(const struct xb_bio *bio, int round)
+{
+    for (uint64_t i = 0; i < bio->nr_bytes; i++)
+        XB_ASSERT(bio->buffer[i] == ((round - 1 + bio->user_data) & 0x7f));
+}
+
+static void run_round(struct xb_bio *bios, int round)
+{
+    struct xb_bio *done[7];
+    uint32_t left = DEPTH;
+
+    xb_front_submit_all(front, bios, DEPTH);
+    while (left > 0) {
+        uint32_t count = xb_front_poll(front, done, 7, -1);
+
+        XB_ASSERT(xb_front_fault(front)->code == XB_FRONT_SOUND);
+        for (uint32_t i = 0; i < count; i++) {
+            XB_ASSERT(done[i]->error == 0);
+            if (done[i]->op == XB_BLKIF_READ)
+                check_data(done[i], round);
+        }
+        left -= count;
+    }
+    XB_ASSERT(!xb_front_busy(front));
+    xb_front_check(front);
+}
+
+static void test_two_threads(int persistent, int in_place, uint32_t poll_us)
+{
+    static struct xb_bio bios[DEPTH];
+    uint64_t random = 88172645463325252u;
+    pthread_t thread;
+
+    connect_front(persistent, poll_us);
+    stop = 0;
+    XB_ASSERT(pthread_create(&thread, NULL, backend, persistent ? &stop : NULL) == 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (uint32_t i = 0; i < DEPTH; i++)
+            prepare(&bios[i], i, round, in_place, &random);
+        run_round(bios, round);
+    }
+    __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
+    notify(&to_back);
+    pthread_join(thread, NULL);
+    XB_ASSERT(persistent || xb_grant_table_nr_free(&table) == NR_REFS - XB_GRANT_TABLE_RESERVED);
+    for (uint32_t i = 0; i < NR_REFS; i++)
+        entries[i].flags &= GTF_permit_access;
+    xb_front_destroy(front);
+    XB_ASSERT(xb_grant_table_nr_free(&table) == NR_REFS - XB_GRANT_TABLE_RESERVED);
+    XB_ASSERT(counters.notify_sent > 0);
+}
+
+static void answer_with(uint64_t id, uint8_t operation)
+{
+    uint8_t slot[XB_BLKIF_X86_64_SLOT_BYTES];
+
+    XB_ASSERT(xb_back_ring_consume(&back_ring, slot) == 1);
+    xb_blkif_pack_response(slot, sizeof(slot), id, operation, XB_BLKIF_OKAY);
+    XB_ASSERT(xb_back_ring_put(&back_ring, slot) == 1);
+    xb_back_ring_push(&back_ring);
+}
+
+static void test_lies(void)
+{
+    const struct {
+        uint64_t id;
+        uint8_t operation, code;
+    } lies[] = {{1, XB_BLKIF_READ, XB_FRONT_UNKNOWN_ID},
+                {UINT64_MAX, XB_BLKIF_READ, XB_FRONT_UNKNOWN_ID},
+                {0, XB_BLKIF_WRITE, XB_FRONT_WRONG_OPERATION}};
+
+    for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+        struct xb_bio bio = {.op = XB_BLKIF_READ, .buffer = buffers[0], .nr_bytes = 512}, *done[1];
+
+        connect_front(1, 0);
+        xb_front_submit(front, &bio);
+        XB_ASSERT(xb_front_step(front, done, 1) == 0);
+        answer_with(lies[i].id, lies[i].operation);
+        XB_ASSERT(xb_front_poll(front, done, 1, -1) == 0);
+        XB_ASSERT(xb_front_fault(front)->code == lies[i].code);
+        XB_ASSERT(xb_front_fault(front)->id == lies[i].id);
+        XB_ASSERT(xb_front_final_check(front) == 1);
+        XB_ASSERT(xb_front_fail_all(front, EIO) == &bio && bio.next == NULL && bio.error == EIO);
+        xb_front_destroy(front);
+    }
+}
+
+int main(void)
+{
+    alarm(HANG_S);
+    to_back = eventfd(0, EFD_NONBLOCK);
+    to_front = eventfd(0, EFD_NONBLOCK);
+    XB_ASSERT(to_back >= 0 && to_front >= 0);
+    test_lies();
+    test_two_threads(1, 0, 0);
+    test_two_threads(1, 0, 50);
+    test_two_threads(0, 1, 0);
+    return 0;
+}
