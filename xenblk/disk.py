@@ -15,10 +15,14 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from xenblk import huge_pages
+from xenblk._native import lib
 from xenblk.abi import SECTOR_SIZE
 from xenblk.errors import DiskError
 
 MEMORY_PREFIX: Final = "memory:"
+
+_NO_DIRECT: Final = "the file system of {} has no direct I/O (O_DIRECT)"
 
 _log: Final = logging.getLogger("xenblk.disk")
 
@@ -58,11 +62,14 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def open_disk(spec: str, read_only: bool = False) -> "MemoryDisk | FileDisk":
-    """The disk that `spec` names, `memory:SIZE` or a path; DiskError with a sentence if it cannot be used."""
+def open_disk(spec: str, read_only: bool = False, direct: bool = False) -> "MemoryDisk | FileDisk":
+    """The disk that `spec` names, `memory:SIZE` or a path; DiskError with a sentence if it cannot be used.
+
+    `direct` goes around the page cache, which memory never went through.
+    """
     if spec.startswith(MEMORY_PREFIX):
         return MemoryDisk(parse_size(spec.removeprefix(MEMORY_PREFIX)), read_only=read_only)
-    return FileDisk(spec, read_only=read_only)
+    return FileDisk(spec, read_only=read_only, direct=direct)
 
 
 def _require_sectors(name: str, size: int) -> None:
@@ -121,11 +128,19 @@ def _total(buffers: Sequence[memoryview]) -> int:
 
 
 class MemoryDisk(_SizedDisk):
-    """`size` bytes of zeroed memory, taken from the system as they are written. `memory` is all of it."""
+    """`size` bytes of zeroed memory, taken from the system as they are written, on huge pages where it allows that.
+
+    `memory` is all of it.
+    """
 
     def __init__(self, size: int, *, read_only: bool = False) -> None:
         super().__init__("the memory disk", size, read_only)
-        self.memory: Final = memoryview(mmap.mmap(-1, size))
+        self.memory: Final = huge_pages.allocate(size)
+
+    @property
+    def huge(self) -> int:
+        """Bytes of `memory` that stand on huge pages now; 0 before anything was written."""
+        return huge_pages.huge_bytes(self.memory)
 
     def _preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         for buffer in buffers:
@@ -147,10 +162,16 @@ class MemoryDisk(_SizedDisk):
 
 
 class FileDisk(_SizedDisk):
-    """A file or block device. DiskError if it is not there, may not be used, or has no whole number of sectors."""
+    """A file or block device. DiskError if it is not there, may not be used, or has no whole number of sectors.
 
-    def __init__(self, path: str | os.PathLike[str], read_only: bool = False) -> None:
-        self._fd = _open_image(os.fspath(path), read_only)
+    `direct` opens it with O_DIRECT (open(2)): what is read and written goes around the page cache, in whole sectors.
+    DiskError if the file system has no such thing, or wants larger blocks than a sector: writing part of a block would
+    be a read and a write, and could undo a write beside it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], read_only: bool = False, direct: bool = False) -> None:
+        self.direct: Final = direct
+        self._fd = _open_image(os.fspath(path), read_only, direct)
         try:
             # Seeking tells the size of a file and of a block device alike.
             super().__init__(os.fspath(path), os.lseek(self._fd, 0, os.SEEK_END), read_only)
@@ -163,10 +184,32 @@ class FileDisk(_SizedDisk):
         return self._fd
 
     def _preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
-        self._transfer(os.preadv, buffers, offset)
+        if not self.direct:
+            self._transfer(os.preadv, buffers, offset)
+            return
+        aligned = self._aligned(_total(buffers), offset)
+        self._transfer(os.preadv, [aligned], offset)
+        for buffer in buffers:
+            buffer[:] = aligned[: buffer.nbytes]
+            aligned = aligned[buffer.nbytes :]
 
     def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
-        self._transfer(os.pwritev, buffers, offset)
+        if not self.direct:
+            self._transfer(os.pwritev, buffers, offset)
+            return
+        aligned = self._aligned(_total(buffers), offset)
+        aligned[:] = b"".join(buffers)
+        self._transfer(os.pwritev, [aligned], offset)
+
+    def _aligned(self, count: int, offset: int) -> memoryview:
+        """Memory of its own pages, as O_DIRECT needs it: nothing is known of where a caller's buffers stand."""
+        if count % SECTOR_SIZE or offset % SECTOR_SIZE:
+            raise OSError(
+                errno.EINVAL,
+                f"{self.name} is open for direct I/O in whole sectors of {SECTOR_SIZE} bytes, "
+                f"not {count} bytes from {offset}",
+            )
+        return memoryview(mmap.mmap(-1, count)) if count else memoryview(bytearray())
 
     def _transfer(
         self, call: Callable[[int, Sequence[memoryview], int], int], buffers: Sequence[memoryview], offset: int
@@ -200,24 +243,47 @@ def _skip(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
     return rest
 
 
-def _open_image(path: str, read_only: bool) -> int:
+def _open_image(path: str, read_only: bool, direct: bool) -> int:
     purpose = "reading" if read_only else "reading and writing"
     try:
         # O_NONBLOCK: a FIFO is refused below, not waited for.
-        fd = os.open(path, os.O_NONBLOCK | (os.O_RDONLY if read_only else os.O_RDWR))
+        fd = os.open(path, os.O_NONBLOCK | (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_DIRECT if direct else 0))
     except FileNotFoundError:
         raise DiskError(f"there is no disk image {path}") from None
     except IsADirectoryError:
         raise DiskError(f"{path} is a directory, not a disk image") from None
     except (OSError, ValueError) as e:
+        if direct and isinstance(e, OSError) and e.errno == errno.EINVAL:
+            raise DiskError(_NO_DIRECT.format(path)) from None
         reason = e.strerror if isinstance(e, OSError) else str(e)
         raise DiskError(f"{path!r} cannot be opened for {purpose}: {reason}") from e
+    try:
+        _require_disk_file(path, fd)
+        if direct:
+            _require_direct(path, fd)
+    except DiskError:
+        os.close(fd)
+        raise
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _require_disk_file(path: str, fd: int) -> None:
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        return fd
-    os.close(fd)
+        return
     kind = "a directory, not a disk image" if stat.S_ISDIR(mode) else "neither a file nor a block device"
     raise DiskError(f"{path} is {kind}")
+
+
+def _require_direct(path: str, fd: int) -> None:
+    alignment = lib.xb_file_direct_alignment(fd)
+    if alignment <= 0:
+        raise DiskError(_NO_DIRECT.format(path))
+    if alignment > SECTOR_SIZE:
+        raise DiskError(
+            f"direct I/O on {path} takes blocks of {alignment} bytes; a disk is read and written in {SECTOR_SIZE}"
+        )
 
 
 class ObjectDisk:

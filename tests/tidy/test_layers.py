@@ -23,6 +23,7 @@ LAYERS = [
     ["xenblk.platform", "xenblk.toolstack"],
     ["xenblk.blkif", "xenblk.counters", "xenblk.disk", "xenblk.vdev", "xenblk.xenbus", "xenblk.xenstore"],
     ["xenblk.ring", "xenblk.grants"],
+    ["xenblk.huge_pages"],
     ["xenblk._native", "xenblk._native_build", "xenblk.abi", "xenblk.errors", "xenblk.loop"],
 ]
 RANK = {name: len(LAYERS) - at for at, layer in enumerate(LAYERS) for name in layer}
@@ -36,6 +37,8 @@ WRAPPERS = {
     "xenblk.blkback",
     "xenblk.blkfront",
     "xenblk.xenstore.page",
+    "xenblk.disk",
+    "xenblk.huge_pages",
 }
 
 # Protocol and arithmetic: no sockets, clocks, threads or dice. Bytes, times and seeds come in as arguments.
