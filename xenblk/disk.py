@@ -92,15 +92,19 @@ class _SizedDisk(abc.ABC):
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk."""
-        self._require_within(_total(buffers), offset)
-        self._preadv(buffers, offset)
+        count = _total(buffers)
+        self._require_within(count, offset)
+        if count:
+            self._preadv(buffers, offset)
 
     def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk."""
         if self.read_only:
             raise OSError(errno.EROFS, f"{self.name} is read-only")
-        self._require_within(_total(buffers), offset)
-        self._pwritev(buffers, offset)
+        count = _total(buffers)
+        self._require_within(count, offset)
+        if count:
+            self._pwritev(buffers, offset)
 
     def pread(self, count: int, offset: int) -> bytes:
         """`count` bytes from `offset`."""
@@ -209,7 +213,7 @@ class FileDisk(_SizedDisk):
                 f"{self.name} is open for direct I/O in whole sectors of {SECTOR_SIZE} bytes, "
                 f"not {count} bytes from {offset}",
             )
-        return memoryview(mmap.mmap(-1, count)) if count else memoryview(bytearray())
+        return memoryview(mmap.mmap(-1, count))
 
     def _transfer(
         self, call: Callable[[int, Sequence[memoryview], int], int], buffers: Sequence[memoryview], offset: int

@@ -1,14 +1,17 @@
 """Disks of memory, of a file and of a Python object: the same data comes back, and what cannot be says why."""
 
 import errno
+import fcntl
 import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import xenblk.disk
 from xenblk.disk import Disk, FileDisk, MemoryDisk, ObjectDisk, open_disk, parse_size
 from xenblk.errors import DiskError
 
@@ -33,12 +36,34 @@ class PythonDisk:
         self.flushes += 1
 
 
-@pytest.fixture(params=["memory", "file", "object"])
+def _has_direct(folder: Path) -> bool:
+    """Whether files in `folder` can be opened with O_DIRECT; asked of the kernel, not of the code under test."""
+    probe = folder / "probe"
+    probe.touch()
+    try:
+        os.close(os.open(probe, os.O_RDWR | os.O_DIRECT))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def direct_image(tmp_path: Path) -> Path:
+    if not _has_direct(tmp_path):
+        pytest.skip(f"the file system of {tmp_path} has no O_DIRECT")
+    image = tmp_path / "image"
+    image.write_bytes(bytes(SIZE))
+    return image
+
+
+@pytest.fixture(params=["memory", "file", "object", "direct"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
     if request.param == "memory":
         return open_disk(f"memory:{SIZE}")
     if request.param == "object":
         return ObjectDisk(PythonDisk())
+    if request.param == "direct":
+        return open_disk(str(request.getfixturevalue("direct_image")), direct=True)
     image = tmp_path / "image"
     image.write_bytes(bytes(SIZE))
     return open_disk(str(image))
@@ -152,6 +177,68 @@ def test_file_that_shrank(tmp_path: Path) -> None:
         disk.preadv(_buffers(bytes(1024), [1024]), 0)
     assert caught.value.errno == errno.EIO
     disk.close()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_descriptor(direct_image: Path, direct: bool) -> None:
+    disk = FileDisk(direct_image, direct=direct)
+    assert disk.direct is direct
+    assert bool(fcntl.fcntl(disk.fileno(), fcntl.F_GETFL) & os.O_DIRECT) is direct
+    assert os.get_blocking(disk.fileno())
+    disk.close()
+
+
+def test_direct_reads_what_others_wrote_and_keeps_to_sectors(direct_image: Path) -> None:
+    disk = FileDisk(direct_image, direct=True)
+    direct_image.write_bytes(b"\x55" * SIZE)
+    buffers = _buffers(bytes(1024), [1, 511, 300, 212])  # only the sum has to be whole sectors
+    disk.preadv(buffers, 512)
+    assert b"".join(buffers) == b"\x55" * 1024
+    disk.pwritev(_buffers(b"\xaa" * 512, [100, 412]), 1024)
+    assert direct_image.read_bytes() == b"\x55" * 1024 + b"\xaa" * 512 + b"\x55" * (SIZE - 1536)
+    for count, offset in ((511, 0), (512, 1), (1, 511)):
+        for call in (disk.preadv, disk.pwritev):
+            with pytest.raises(OSError, match=f"whole sectors of 512 bytes, not {count} bytes from {offset}") as caught:
+                call([memoryview(bytearray(count))], offset)
+            assert caught.value.errno == errno.EINVAL
+    disk.close()
+
+
+def test_nothing_is_read_and_written(disk: Disk) -> None:
+    for buffers in ([], [memoryview(bytearray(0))]):
+        disk.preadv(buffers, SIZE)
+        disk.pwritev(buffers, SIZE)
+    disk.close()
+
+
+@pytest.mark.parametrize(
+    ("alignment", "sentence"),
+    [
+        (4096, "direct I/O on .*image takes blocks of 4096 bytes; a disk is read and written in 512"),
+        (0, "the file system of .*image has no direct I/O"),
+        (-errno.EIO, "the file system of .*image has no direct I/O"),
+    ],
+)
+def test_direct_that_does_not_fit(
+    direct_image: Path, monkeypatch: pytest.MonkeyPatch, alignment: int, sentence: str
+) -> None:
+    monkeypatch.setattr(xenblk.disk, "lib", SimpleNamespace(xb_file_direct_alignment=lambda _fd: alignment))
+    fds = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(DiskError, match=sentence):
+        FileDisk(direct_image, direct=True)
+    assert len(os.listdir("/proc/self/fd")) == fds
+    FileDisk(direct_image).close()
+
+
+def test_file_system_without_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DiskError, match=r"the file system of image has no direct I/O \(O_DIRECT\)"):
+        open_disk("image", direct=True)
+    with pytest.raises(DiskError, match="cannot be opened for reading and writing: Invalid argument"):
+        open_disk("image")
 
 
 @pytest.mark.parametrize(
