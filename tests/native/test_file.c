@@ -241,6 +241,15 @@ static int open_image(const char *folder, int direct)
     return fd;
 }
 
+/* As anybody else sees it. */
+static void verify_image(int fd)
+{
+    static uint8_t image[FILE_BYTES];
+
+    XB_ASSERT(fcntl(fd, F_SETFL, 0) == 0); /* without O_DIRECT */
+    XB_ASSERT(pread(fd, image, FILE_BYTES, 0) == FILE_BYTES && memcmp(image, model, FILE_BYTES) == 0);
+}
+
 static void run(const char *folder, int direct, int use_uring)
 {
     int fd = open_image(folder, direct);
@@ -266,6 +275,7 @@ static void run(const char *folder, int direct, int use_uring)
     }
     XB_ASSERT(nr_allocations == allocations);
     xb_file_destroy(file);
+    verify_image(fd);
     close(fd);
 }
 

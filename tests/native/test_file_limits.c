@@ -75,6 +75,30 @@ static int32_t finish(struct xb_file *file, struct xb_file_op *op)
     return op->result;
 }
 
+/* Indirect requests have as many. */
+static void test_256_segments(int way)
+{
+    int fd = open_image(way, DEPTH * BLOCK);
+    struct xb_file *file = xb_file_create(fd, 1, way != IN_LINE);
+    struct iovec segments[256];
+    struct xb_file_op op;
+
+    for (uint32_t kind = XB_FILE_READ; kind <= XB_FILE_WRITE; kind++) {
+        for (uint32_t at = 0; at < 256; at++) /* the last sector first */
+            segments[at] = (struct iovec){memory + (255 - at) * 512, 512};
+        op = (struct xb_file_op){.iov = segments, .nr_iov = 256, .kind = kind};
+        memset(memory, 0xee, DEPTH * BLOCK);
+        XB_ASSERT(finish(file, &op) == 0);
+        for (uint32_t at = 0; at < 256; at++)
+            XB_ASSERT(memory[at * 512] == (kind == XB_FILE_READ ? (255 - at) / 8 + 1 : 0xee));
+    }
+    XB_ASSERT(finish(file, block_op(0, XB_FILE_READ, 0, memory, DEPTH * BLOCK)) == 0);
+    for (uint32_t at = 0; at < DEPTH * BLOCK; at++)
+        XB_ASSERT(memory[at] == 0xee);
+    xb_file_destroy(file);
+    close(fd);
+}
+
 static void test_file_that_ends(int way)
 {
     int fd = open_image(way, 2 * BLOCK);
@@ -277,6 +301,7 @@ int main(void)
     memory = mmap(NULL, DEPTH * BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     XB_ASSERT(memory != MAP_FAILED);
     for (int way = IN_LINE; way < NR_WAYS; way++) {
+        test_256_segments(way);
         test_file_that_ends(way);
         test_errors(way);
         test_destroy_in_flight(way);
