@@ -7,7 +7,9 @@
 set -eu
 
 dir=$1
-packages="qemu-utils nbdkit libnbd0 libnbd-dev"
+packages="qemu-system-common nbdkit libnbd0 libnbd-dev"
+# Depends on what qemu-storage-daemon needs and on little more; qemu-system-common, where it is, on all that QEMU needs.
+stand_in=qemu-utils
 
 lack() {
     echo "$1" >"$dir/lacking"
@@ -26,14 +28,15 @@ mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/debs" "$dir/ro
 options="-qq -o APT::Sandbox::User= -o Acquire::Languages=none -o APT::Install-Recommends=false
          -o Dir::State::lists=$dir/lists -o Dir::Cache=$dir/cache"
 apt-get $options update || lack "apt-get update failed"
-needed=$(apt-get $options --simulate install $packages) || lack "apt-get does not find all of $packages"
-needed=$(echo "$needed" | awk '$1 == "Inst" { print $2 }')
-# A package that the machine has already is not needed, but its files are wanted in the same place as the others'.
-wanted=$(printf '%s\n' $needed $packages | sort -u)
-(cd "$dir/debs" && apt-get $options download $wanted) || lack "apt-get could not download all of" $wanted
+plan=$(apt-get $options --simulate install nbdkit libnbd0 libnbd-dev $stand_in) || lack "apt-get finds no way to install them"
+lacking=$(echo "$plan" | awk -v stand_in=$stand_in '$1 == "Inst" && $2 != stand_in { print $2 }')
+# What the machine has already is fetched too if it is one of the packages: all of them are wanted in one place.
+wanted=$(printf '%s\n' $lacking $packages | sort -u | tr '\n' ' ')
+(cd "$dir/debs" && apt-get $options download $wanted) || lack "apt-get could not download all of: $wanted"
 
 for deb in "$dir"/debs/*.deb; do
     dpkg -x "$deb" "$dir/root"
 done
 rm -rf "$dir/cache" "$dir/lists" "$dir/debs"
+[ -x "$dir/root/usr/bin/qemu-storage-daemon" ] || lack "qemu-system-common has no qemu-storage-daemon here"
 touch "$dir/ready"
