@@ -12,12 +12,12 @@ C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/blkback/*.h xenblk
 C_TESTS   := $(wildcard tests/native/*.c)
 CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 
-.PHONY: demo test lint types native-test oracle pytest wheel-test bench-xenstore differential dist clean
+.PHONY: demo test lint types native-test oracle peers pytest wheel-test bench-xenstore bench-peers differential dist clean
 
 demo: $(VENV)/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
 
-test: lint types native-test oracle pytest wheel-test
+test: lint types native-test oracle peers pytest wheel-test
 	@echo "make test: everything passed"
 
 lint: $(VENV)/ready
@@ -54,6 +54,15 @@ oracle: build/oracle/ready
 
 build/oracle/ready: tests/oracle/fetch.sh tests/oracle/shim.c
 	tests/oracle/fetch.sh build/oracle
+
+# Block devices that others serve from a process of their own, as what the benchmarks compare with; see benchmarks/peers.
+peers: build/peers/ready
+
+build/peers/ready: benchmarks/peers/fetch.sh
+	benchmarks/peers/fetch.sh build/peers
+
+bench-peers: $(VENV)/ready peers
+	$(BIN)/python benchmarks/peers/measure.py
 
 # Our xenstored beside the real one; benchmarks/README.md says what the figures mean.
 bench-xenstore: $(VENV)/ready oracle

@@ -28,7 +28,7 @@ mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/debs" "$dir/ro
 options="-qq -o APT::Sandbox::User= -o Acquire::Languages=none -o APT::Install-Recommends=false
          -o Dir::State::lists=$dir/lists -o Dir::Cache=$dir/cache"
 apt-get $options update || lack "apt-get update failed"
-plan=$(apt-get $options --simulate install nbdkit libnbd0 libnbd-dev $stand_in) || lack "apt-get finds no way to install them"
+plan=$(apt-get $options --simulate install nbdkit libnbd0 libnbd-dev $stand_in) || lack "apt-get cannot install them"
 lacking=$(echo "$plan" | awk -v stand_in=$stand_in '$1 == "Inst" && $2 != stand_in { print $2 }')
 # What the machine has already is fetched too if it is one of the packages: all of them are wanted in one place.
 wanted=$(printf '%s\n' $lacking $packages | sort -u | tr '\n' ' ')

@@ -16,11 +16,11 @@
 #define READ_BACK_MAX   1024 /* blocks */
 #define PATIENCE_S      30
 #define STEPS_SHIFT     6
-#define NR_STEPS        (1 << STEPS_SHIFT) /* buckets of latencies from one power of two to the next: 1.6 per cent each */
+#define NR_STEPS        (1 << STEPS_SHIFT) /* buckets of latencies between two powers of two: 1.6 per cent each */
 #define NR_BUCKETS      (64 * NR_STEPS)
 
 static struct load load = {
-    .block_bytes = PAGE_BYTES, .depth = 1, .seconds = 1, .cpu = -1, .seed = 1,
+    .export = "", .block_bytes = PAGE_BYTES, .depth = 1, .seconds = 1, .cpu = -1, .seed = 1,
 };
 static const struct client *client;
 static struct io ios[DEPTH_MAX];
@@ -165,8 +165,8 @@ static void end(struct io *io)
     if (!io->failed && (io->is_write || check_stamps(io)))
         return;
     if (!nr_errors++)
-        fprintf(stderr, "the %s of %zu bytes at %lu %s\n", io->is_write ? "write" : "read", load.block_bytes, io->offset,
-                io->failed ? "failed" : "found other data than was written");
+        fprintf(stderr, "the %s of %zu bytes at %lu %s\n", io->is_write ? "write" : "read", load.block_bytes,
+                io->offset, io->failed ? "failed" : "found other data than was written");
 }
 
 /* Until the deadline or so many operations, whichever comes first, and until all of them ended. */
@@ -240,7 +240,7 @@ static void prepare(void)
     }
     nr_blocks = client->open(&load) / load.block_bytes;
     if (nr_blocks < 2 * load.depth)
-        load_fail("a disk of %lu blocks of %zu bytes is too small for a depth of %u", nr_blocks, load.block_bytes, load.depth);
+        load_fail("%lu blocks of %zu bytes are too few for a depth of %u", nr_blocks, load.block_bytes, load.depth);
     versions = calloc(nr_blocks, sizeof(*versions));
 }
 
@@ -276,6 +276,7 @@ static void set_option(int option)
     case 'c': load.cpu = number(optarg, 0, CPU_SETSIZE - 1); break;
     case 'P': load.server = number(optarg, 1, INT32_MAX); break;
     case 'w': load.is_polling = true; break;
+    case 'e': load.export = optarg; break;
     case 'S': load.seed = number(optarg, 0, INT32_MAX); break;
     default: exit(2);
     }
@@ -287,6 +288,7 @@ static void parse(int argc, char **argv)
         {"operation", 1, NULL, 'o'}, {"pattern", 1, NULL, 'p'}, {"block-bytes", 1, NULL, 'b'},
         {"depth", 1, NULL, 'd'},     {"seconds", 1, NULL, 's'}, {"cpu", 1, NULL, 'c'},
         {"server-pid", 1, NULL, 'P'}, {"poll", 0, NULL, 'w'},   {"seed", 1, NULL, 'S'},
+        {"export", 1, NULL, 'e'},
         {NULL, 0, NULL, 0},
     };
     int option;

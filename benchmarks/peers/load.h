@@ -4,18 +4,19 @@
  *
  *     CLIENT SOCKET [--operation read|write|fill] [--pattern random|sequential] [--block-bytes N] [--depth N]
  *                   [--seconds S] [--cpu N] [--server-pid PID] [--poll] [--seed N]
+ *                   [--export NAME]
  *
  * With --poll it spins until something ended, otherwise it sleeps.
  *
- * Each 4 KiB page of the disk carries its number and the count of its writes, at both ends. `fill` writes all pages once,
- * and is needed before anything can be read; `read` checks every page in the client's own memory; `write` reads back some
- * of what it wrote, after the time that is measured. The result is one line of JSON:
+ * Each 4 KiB page of the disk carries its number and the count of its writes, at both ends. `fill` writes all pages
+ * once, and is needed before anything can be read; `read` checks every page in the client's own memory; `write` reads
+ * back some of what it wrote, after the time that is measured. The result is one line of JSON:
  *
  *     {"iops", "p50_us", "p99_us", "client_cpu_s", "server_cpu_s", "ios", "secs", "errors"}
  *
  * A latency runs from the moment when the data is ready to be written, or a read is wanted, until the data is checked.
  * The CPU times are user and system time of all threads while the load ran; server_cpu_s is null without --server-pid.
- * Operations that failed and pages with other contents than they should have are errors, and end the client with status 1.
+ * Operations that failed and pages with other contents than they should have are errors; any leads to status 1.
  */
 #pragma once
 #include <stdbool.h>
@@ -25,7 +26,7 @@
 #define DEPTH_MAX 128
 
 struct load {
-    const char *socket;
+    const char *socket, *export;
     bool is_write, is_fill, is_sequential, is_polling;
     size_t block_bytes;
     unsigned depth;

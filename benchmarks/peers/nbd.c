@@ -25,7 +25,8 @@ static uint64_t nbd_open(const struct load *load)
     block_bytes = load->block_bytes;
     timeout_ms = load->is_polling ? 0 : -1;
     nbd = nbd_create();
-    if (!nbd || nbd_connect_unix(nbd, load->socket) || (disk_bytes = nbd_get_size(nbd)) < 0)
+    if (!nbd || nbd_set_export_name(nbd, load->export) || nbd_connect_unix(nbd, load->socket) ||
+        (disk_bytes = nbd_get_size(nbd)) < 0)
         load_fail("no NBD server at %s: %s", load->socket, nbd_get_error());
     return disk_bytes;
 }

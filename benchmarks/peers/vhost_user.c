@@ -68,7 +68,10 @@ static struct shared {
     struct vring_desc descriptors[NR_DESCRIPTORS];
     struct { uint16_t flags, idx, ring[NR_DESCRIPTORS]; } avail __attribute__((aligned(64)));
     struct { uint16_t flags, idx; struct vring_used_elem ring[NR_DESCRIPTORS]; } used __attribute__((aligned(64)));
-    struct request { struct virtio_blk_outhdr header; uint8_t status; } requests[DEPTH_MAX] __attribute__((aligned(64)));
+    struct request {
+        struct virtio_blk_outhdr header __attribute__((aligned(64)));
+        uint8_t status;
+    } requests[DEPTH_MAX];
     char data[] __attribute__((aligned(PAGE_BYTES)));
 } *shared;
 
@@ -268,7 +271,7 @@ static void publish(void)
         return;
     /* The server sees requests, data and ring before it sees idx; its partner is its read of avail->idx. */
     __atomic_store_n(&shared->avail.idx, nr_available, __ATOMIC_RELEASE);
-    /* Either the server sees idx, or we see that it wants a kick; its partner stands after its change of used->flags. */
+    /* The server sees idx, or we see that it wants a kick; the partner stands after its change of used->flags. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (!(__atomic_load_n(&shared->used.flags, __ATOMIC_RELAXED) & VRING_USED_F_NO_NOTIFY))
         if (write(kick_fd, &one, sizeof(one)) < 0)
@@ -281,18 +284,27 @@ static bool has_ended(void)
     return __atomic_load_n(&shared->used.idx, __ATOMIC_ACQUIRE) != nr_used;
 }
 
-/* Calls are on only while we sleep, so that none comes for what we see anyway. The server makes the eventfd non-blocking. */
+/* Calls are on only while we sleep, so that none comes for what we see anyway. The server made the eventfd
+ * non-blocking, so it takes a poll() to wait for it. */
 static void sleep_until_called(void)
 {
     struct pollfd call = {.fd = call_fd, .events = POLLIN};
     uint64_t count;
 
     __atomic_store_n(&shared->avail.flags, 0, __ATOMIC_RELAXED);
-    /* Either we see used->idx, or the server sees that it must call; its partner stands after its write of used->idx. */
+    /* We see used->idx, or the server sees that it must call; the partner stands after its write of used->idx. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (!has_ended() && (poll(&call, 1, -1) < 0 || read(call_fd, &count, sizeof(count)) < 0))
         load_fail("the server's call could not be awaited: %s", strerror(errno));
     __atomic_store_n(&shared->avail.flags, VRING_AVAIL_F_NO_INTERRUPT, __ATOMIC_RELAXED);
+}
+
+/* A processor with two threads gives the other one its turn. */
+static void relax(void)
+{
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#endif
 }
 
 static struct io *take_ended(void)
@@ -316,7 +328,7 @@ static unsigned vhost_complete(struct io **ended)
     publish();
     while (!has_ended())
         if (is_polling)
-            __builtin_ia32_pause();
+            relax();
         else
             sleep_until_called();
     for (uint16_t end = __atomic_load_n(&shared->used.idx, __ATOMIC_ACQUIRE); nr_used != end && n < DEPTH_MAX;)
