@@ -12,6 +12,7 @@ packages="qemu-system-common nbdkit libnbd0 libnbd-dev"
 stand_in=qemu-utils
 
 lack() {
+    rm -rf "$dir/cache" "$dir/lists" "$dir/debs" "$dir/root"
     echo "$1" >"$dir/lacking"
     echo "the peers are not at hand: $1" >&2
     exit 0
@@ -26,7 +27,7 @@ command -v apt-get >/dev/null && command -v dpkg >/dev/null || lack "this machin
 # Package lists of our own, from the machine's own sources: its lists may be empty or old, and to renew them needs root.
 mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/debs" "$dir/root"
 options="-qq -o APT::Sandbox::User= -o Acquire::Languages=none -o APT::Install-Recommends=false
-         -o Dir::State::lists=$dir/lists -o Dir::Cache=$dir/cache"
+         -o APT::Update::Error-Mode=any -o Dir::State::lists=$dir/lists -o Dir::Cache=$dir/cache"
 apt-get $options update || lack "apt-get update failed"
 plan=$(apt-get $options --simulate install nbdkit libnbd0 libnbd-dev $stand_in) || lack "apt-get cannot install them"
 lacking=$(echo "$plan" | awk -v stand_in=$stand_in '$1 == "Inst" && $2 != stand_in { print $2 }')
