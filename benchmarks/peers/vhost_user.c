@@ -33,6 +33,7 @@
 #define F_PROTOCOL        (UINT64_C(1) << 30)
 #define PROTOCOL_FEATURES (1 << 3 | 1 << 9) /* REPLY_ACK, CONFIG */
 #define NOT_DONE          0xff
+#define SPINS_MAX         (1 << 20) /* until a client that spins looks whether the server is still there */
 
 enum {
     GET_FEATURES = 1,
@@ -284,18 +285,26 @@ static bool has_ended(void)
     return __atomic_load_n(&shared->used.idx, __ATOMIC_ACQUIRE) != nr_used;
 }
 
-/* Calls are on only while we sleep, so that none comes for what we see anyway. The server made the eventfd
- * non-blocking, so it takes a poll() to wait for it. */
-static void sleep_until_called(void)
+/* The server made the eventfd non-blocking; its connection has nothing more to say than that the server is gone. */
+static void await_call(int timeout_ms)
 {
-    struct pollfd call = {.fd = call_fd, .events = POLLIN};
+    struct pollfd fds[] = {{.fd = call_fd, .events = POLLIN}, {.fd = connection, .events = POLLIN}};
     uint64_t count;
 
+    if (poll(fds, 2, timeout_ms) < 0 || fds[1].revents)
+        load_fail("the server left the connection");
+    if (fds[0].revents && read(call_fd, &count, sizeof(count)) < 0)
+        load_fail("the server's call could not be taken: %s", strerror(errno));
+}
+
+/* Calls are on only while we sleep, so that none comes for what we see anyway. */
+static void sleep_until_called(void)
+{
     __atomic_store_n(&shared->avail.flags, 0, __ATOMIC_RELAXED);
     /* We see used->idx, or the server sees that it must call; the partner stands after its write of used->idx. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (!has_ended() && (poll(&call, 1, -1) < 0 || read(call_fd, &count, sizeof(count)) < 0))
-        load_fail("the server's call could not be awaited: %s", strerror(errno));
+    if (!has_ended())
+        await_call(-1);
     __atomic_store_n(&shared->avail.flags, VRING_AVAIL_F_NO_INTERRUPT, __ATOMIC_RELAXED);
 }
 
@@ -326,11 +335,13 @@ static unsigned vhost_complete(struct io **ended)
     unsigned n = 0;
 
     publish();
-    while (!has_ended())
-        if (is_polling)
+    for (unsigned spins = 1; !has_ended(); spins++)
+        if (!is_polling)
+            sleep_until_called();
+        else if (spins % SPINS_MAX)
             relax();
         else
-            sleep_until_called();
+            await_call(0);
     for (uint16_t end = __atomic_load_n(&shared->used.idx, __ATOMIC_ACQUIRE); nr_used != end && n < DEPTH_MAX;)
         ended[n++] = take_ended();
     return n;

@@ -1,5 +1,6 @@
 """The peers that the benchmarks compare with: each runs, what it reads is checked, and what cannot run says why."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -127,11 +128,13 @@ def test_writes_are_checked(servers: Any, clients: Any, arguments: list[str], se
         clients.run(server, clients.Load("write", "random", 4096, 8), 0.02)
 
 
-def test_a_server_that_dies(servers: Any, clients: Any) -> None:
-    with servers.serving(_peer(servers, "nbdkit, memory"), DISK_BYTES) as server:
+@pytest.mark.parametrize("name", ["nbdkit, memory", "qsd, aio=threads"])
+@pytest.mark.parametrize("polls", [False, True], ids=["sleeps", "polls"])
+def test_a_server_that_dies(servers: Any, clients: Any, name: str, polls: bool) -> None:
+    with servers.serving(dataclasses.replace(_peer(servers, name), polls=polls), DISK_BYTES) as server:
         clients.fill(server)
         threading.Timer(0.2, os.kill, (server.pid, signal.SIGKILL)).start()
-        with pytest.raises(servers.PeerError, match=r"does not answer|could not be sent|is gone"):
+        with pytest.raises(servers.PeerError, match=r"does not answer|could not be sent|is gone|left the connection"):
             clients.run(server, clients.Load("read", "random", 4096, 4), 30.0)
 
 
