@@ -82,6 +82,7 @@ int xb_back_ring_put(struct xb_back_ring *ring, const void *response);
 
 /* The same for an entry whose first `size` bytes say everything: the rest of the slot stays as it is. */
 int xb_back_ring_put_head(struct xb_back_ring *ring, const void *response, uint32_t size);
+
 /* The next slot to put a request into, NULL if there is no room; then put_slot counts it as put. A writer that needs
  * a part of a slot touches that part only, and the rest keeps what was there, which the peer has seen. */
 void *xb_front_ring_slot(struct xb_front_ring *ring);
