@@ -5,8 +5,8 @@ PYTHON ?= python3
 CC     ?= cc
 VENV   := .venv
 BIN    := $(VENV)/bin
-C_SOURCES := $(wildcard ring/*.c grants/*.c xenblk/*.c xenblk/blkback/*.c xenblk/blkfront/*.c xenblk/emulated/*.c xenblk/xenstore/*.c)
-C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/blkback/*.h xenblk/blkfront/*.h xenblk/emulated/*.h xenblk/xenstore/*.h)
+C_SOURCES := $(wildcard ring/*.c grants/*.c xenblk/*.c xenblk/blkback/*.c xenblk/blkfront/*.c xenblk/emulated/*.c xenblk/xenstore/*.c harness/*.c)
+C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/blkback/*.h xenblk/blkfront/*.h xenblk/emulated/*.h xenblk/xenstore/*.h harness/*.h)
 C_TESTS   := $(wildcard tests/native/*.c)
 CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 

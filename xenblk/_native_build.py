@@ -29,6 +29,7 @@ HEADERS = (
     "xenblk/blkfront/engine.h",
     "xenblk/emulated/evtchn.h",
     "xenblk/xenstore/page.h",
+    "harness/load.h",
 )
 PREAMBLE = "#include <stdint.h>\n#include <stddef.h>\n" + "".join(f'#include "{h}"\n' for h in HEADERS)
 

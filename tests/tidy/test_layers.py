@@ -39,6 +39,7 @@ WRAPPERS = {
     "xenblk.xenstore.page",
     "xenblk.disk",
     "xenblk.huge_pages",
+    "xenblk.harness.native_load",
 }
 
 # Protocol and arithmetic: no sockets, clocks, threads or dice. Bytes, times and seeds come in as arguments.

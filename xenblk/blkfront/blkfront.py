@@ -6,15 +6,18 @@ device is lost. A device that is lost stays lost: what was in flight and what co
 says why.
 """
 
+import contextlib
 import errno
 import logging
 import threading
 import time
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, Domid
 from xenblk.blkfront.bio import Bio
 from xenblk.blkfront.connection import ENGINES, DataPath, Ring, check_engine
+from xenblk.blkfront.native_engine import NativeFrontEngine
 from xenblk.blkif import BlkifOp
 from xenblk.errors import PeerError, PeerGoneError, UsageError, XenblkError, XenstoreError
 from xenblk.grants import Page
@@ -36,7 +39,8 @@ class Blkfront:
     """One virtual disk of this domain, by its `handle` (virtual device number). `connect` first, `close` at the end.
 
     `size` is in bytes; `persistent` is what both sides agreed on. `engine` moves the data: "native" is compiled,
-    "python" is its readable twin.
+    "python" is its readable twin. `poll_us` bounds how long the native one looks for a response before it sleeps, 0
+    is not at all.
     """
 
     def __init__(
@@ -47,8 +51,11 @@ class Blkfront:
         feature_persistent: bool = True,
         ring_page_order: int = 0,
         engine: str = ENGINES[0],
+        poll_us: int = 50,
     ) -> None:
-        self.engine = check_engine(engine)
+        check_engine(engine, poll_us)
+        self.engine = engine
+        self._poll_us = poll_us
         self.handle = handle
         self.size = 0
         self.read_only = False
@@ -196,7 +203,15 @@ class Blkfront:
         self.size = self._read_uint("sectors") * SECTOR_SIZE
         self.read_only = bool(self._read_uint("info") & VDISK_READONLY)
         self.persistent = self._feature_persistent and self._read_uint("feature-persistent", 0) == 1
-        self._data = DataPath(self._platform, self._ring, self.backend_id, self.handle, self.persistent, self.engine)
+        self._data = DataPath(
+            self._platform,
+            self._ring,
+            self.backend_id,
+            self.handle,
+            self.persistent,
+            engine=self.engine,
+            poll_us=self._poll_us,
+        )
         self._switch_state(XenbusState.CONNECTED)
         self._changed.notify_all()
 
@@ -269,6 +284,42 @@ class Blkfront:
             self._data_path().engine.submit(bio)
         return bio
 
+    @contextlib.contextmanager
+    def native(self) -> Iterator[Any]:
+        """The native engine itself, a `struct xb_front` (engine.h), to submit and poll bios from C.
+
+        The disk is the caller's alone meanwhile, so nobody can tell it that its backend is gone: hold this for parts of
+        a second. UsageError if the engine is another, or bios of `submit` are in flight; OSError if the disk is lost.
+        When it is lost, all bios end without a word to whoever submitted them from C.
+        """
+        with self._lock:
+            engine = self._data_path().engine
+            if not isinstance(engine, NativeFrontEngine):
+                raise UsageError(f"the engine of this disk is {self.engine}, not native")
+            if engine.holds_bios:
+                raise UsageError("bios are in flight that were submitted from Python: poll them first")
+            yield engine.native
+            with self._losing_it():
+                engine.check_peer()
+        self._check_backend()
+
+    @contextlib.contextmanager
+    def _losing_it(self) -> Iterator[None]:
+        """A backend that cannot be believed is the end of the disk."""
+        try:
+            yield
+        except PeerError as e:
+            self._lose(OSError(errno.EIO, f"disk {vdev_name(self.handle)} is disabled for further use: {e}"))
+
+    def _check_backend(self) -> None:
+        if self._ring is not None and not self._ring.channel.remote_bound:
+            self._lose(OSError(errno.ENODEV, f"the backend of disk {vdev_name(self.handle)} vanished"))
+
+    @property
+    def lost(self) -> bool:
+        """Whether the disk is lost for good, and everything that was in flight ended."""
+        return self._lost is not None
+
     def _data_path(self) -> DataPath:
         if self._lost is not None:
             raise self._lost
@@ -289,8 +340,7 @@ class Blkfront:
             if left_s <= 0:
                 return []
             channel.wait(left_s)
-            if not channel.remote_bound:
-                self._lose(OSError(errno.ENODEV, f"the backend of disk {vdev_name(self.handle)} vanished"))
+            self._check_backend()
 
     def _step(self) -> tuple[list[Bio], bool]:
         """One round under the lock: (bios that are done, whether there is something to wait for)."""
@@ -299,14 +349,14 @@ class Blkfront:
             return done, False
         engine = self._data.engine
         assert self._ring is not None
-        try:
+        with self._losing_it():
             while True:
                 engine.fill()
                 if engine.push():
                     self._ring.channel.notify()
                 done = engine.collect()
-                if done or not engine.busy or not engine.must_look_again():
-                    return done, engine.busy
-        except PeerError as e:
-            self._lose(OSError(errno.EIO, f"disk {vdev_name(self.handle)} is disabled for further use: {e}"))
-            return self._step()
+                if done or not engine.busy:
+                    return done, False
+                if not engine.look_for() and not engine.must_look_again():
+                    return done, True
+        return self._step()

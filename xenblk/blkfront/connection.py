@@ -14,6 +14,7 @@ from xenblk.platform import Platform
 from xenblk.ring import FrontRing
 
 ENGINES: Final = ("native", "python")
+POLL_US_MAX: Final = 1_000_000
 
 POOL_PAGES_PER_ENTRY: Final = 12
 """11 segments and one page more, as Linux sizes the pool of a ring without indirect requests."""
@@ -60,20 +61,30 @@ class DataPath:
     engine: NativeFrontEngine | FrontEngine
 
     def __init__(
-        self, platform: Platform, ring: Ring, backend: Domid, handle: int, persistent: bool, engine: str = ENGINES[0]
+        self,
+        platform: Platform,
+        ring: Ring,
+        backend: Domid,
+        handle: int,
+        persistent: bool,
+        *,
+        engine: str = ENGINES[0],
+        poll_us: int = 0,
     ) -> None:
         self._platform = platform
         with contextlib.ExitStack() as undo:
             self.counters = platform.counters(f"vbd-{backend}-{platform.domid}-{handle}-0.front")
             undo.callback(self.counters.close)
             if engine == "native":
-                self.engine = self._native_engine(ring, backend, handle, persistent)
+                self.engine = self._native_engine(ring, backend, handle, persistent, poll_us)
                 undo.callback(self.engine.close)
             else:
                 self.engine = self._python_engine(ring, backend, handle, persistent, undo)
             self._undo = undo.pop_all()
 
-    def _native_engine(self, ring: Ring, backend: Domid, handle: int, persistent: bool) -> NativeFrontEngine:
+    def _native_engine(
+        self, ring: Ring, backend: Domid, handle: int, persistent: bool, poll_us: int
+    ) -> NativeFrontEngine:
         return NativeFrontEngine(
             ring.sring,
             ring.abi,
@@ -85,6 +96,7 @@ class DataPath:
             persistent,
             nr_pages=POOL_PAGES_PER_ENTRY * ring.sring.nr_ents,
             channel=ring.channel,
+            poll_us=poll_us,
         )
 
     def _python_engine(
@@ -103,8 +115,9 @@ class DataPath:
         self._undo.close()
 
 
-def check_engine(name: str) -> str:
-    """`name` itself; UsageError if there is no such engine."""
+def check_engine(name: str, poll_us: int) -> None:
+    """UsageError if there is no such engine, or it cannot poll for so long."""
     if name not in ENGINES:
         raise UsageError(f"engine is one of {', '.join(ENGINES)}, not {name!r}")
-    return name
+    if not 0 <= poll_us <= POLL_US_MAX:
+        raise UsageError(f"poll_us is 0 to {POLL_US_MAX}, not {poll_us}")

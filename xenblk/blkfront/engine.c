@@ -196,11 +196,8 @@ uint32_t xb_front_step(struct xb_front *front, struct xb_bio **done, uint32_t ma
     return xb_front_collect(front, done, max);
 }
 
-/* Whether there is something to collect, after at most one poll and one sleep. */
-static int await_response(struct xb_front *front, int64_t timeout_ns)
+int xb_front_look_for(struct xb_front *front)
 {
-    struct timespec before, after;
-
     xb_poller_begin(&front->poller);
     do {
         if (xb_front_ring_look(front->ring)) {
@@ -208,6 +205,16 @@ static int await_response(struct xb_front *front, int64_t timeout_ns)
             return 1;
         }
     } while (xb_poller_again(&front->poller));
+    return 0;
+}
+
+/* Whether there is something to collect, after at most one poll and one sleep. */
+static int await_response(struct xb_front *front, int64_t timeout_ns)
+{
+    struct timespec before, after;
+
+    if (xb_front_look_for(front))
+        return 1;
     if (xb_front_final_check(front))
         return 1;
     clock_gettime(CLOCK_MONOTONIC, &before);

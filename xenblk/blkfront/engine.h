@@ -84,6 +84,9 @@ int xb_front_final_check(struct xb_front *front);
 /* fill, push, notify and collect. */
 uint32_t xb_front_step(struct xb_front *front, struct xb_bio **done, uint32_t max);
 
+/* Look for a response for up to poll_us: 1 if there is one. */
+int xb_front_look_for(struct xb_front *front);
+
 /* As step; if no bio is done, look for up to poll_us, then sleep until an event or `timeout_ns` (less than 0: for
  * ever), and collect once more. Returns 0 early if there is nothing to wait for, at a fault, and after an event that
  * did not complete a bio. */

@@ -124,6 +124,10 @@ class FrontEngine:
                 raise
         return done
 
+    def look_for(self) -> bool:
+        """Nothing: this engine does not poll before it sleeps."""
+        return False
+
     def must_look_again(self) -> bool:
         """Before sleeping: ask for an event at the next response; True if one is there already."""
         return self._fault is not None or self._ring.final_check()

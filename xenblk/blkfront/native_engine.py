@@ -74,6 +74,11 @@ class NativeFrontEngine:
         """Whether any bio is not done."""
         return bool(lib.xb_front_busy(self.native))
 
+    @property
+    def holds_bios(self) -> bool:
+        """Whether any bio that `submit` queued is not done."""
+        return self._bios.any_in_flight
+
     def submit(self, bio: Bio) -> None:
         """Queue a bio; `fill` puts it on the ring as room comes."""
         lib.xb_front_submit(self.native, self._bios.take(bio))
@@ -93,13 +98,9 @@ class NativeFrontEngine:
         """
         return self._finished(lib.xb_front_collect(self.native, self._done, len(self._done)))
 
-    def poll(self, timeout_s: float) -> list[Bio]:
-        """`fill`, `push`, notify and `collect`; if no bio is done, poll and sleep once, until the timeout or an event.
-
-        Needs the channel. Python's lock is not held meanwhile.
-        """
-        nr_done = lib.xb_front_poll(self.native, self._done, len(self._done), max(0, int(timeout_s * 1e9)))
-        return self._finished(nr_done)
+    def look_for(self) -> bool:
+        """Look for a response for up to `poll_us`, without Python's lock; whether there is one."""
+        return bool(lib.xb_front_look_for(self.native))
 
     def must_look_again(self) -> bool:
         """Before sleeping: ask for an event at the next response; True if one is there already."""
@@ -137,14 +138,18 @@ class NativeFrontEngine:
         return BlkifPeerError(f"the backend still maps {fault.kept} pages of a request that it answered")
 
     def fail_all(self, error: OSError) -> list[Bio]:
-        """Give up: every bio that is not done ends with `error`. What is lent stays lent until `close`."""
+        """Give up: every bio that is not done ends with `error`. What is lent stays lent until `close`.
+
+        Bios that were submitted from C end too, and are their submitter's to know about.
+        """
         bios = []
         native = lib.xb_front_fail_all(self.native, error.errno or errno.EIO)
         while native != ffi.NULL:
             following = native.next
-            bio, _status = self._bios.give_back(native)
-            bio.error, bio.pieces_left = error, 0
-            bios.append(bio)
+            if native in self._bios:
+                bio, _status = self._bios.give_back(native)
+                bio.error, bio.pieces_left = error, 0
+                bios.append(bio)
             native = following
         return bios
 
@@ -167,8 +172,7 @@ class _Bios:
     def __init__(self) -> None:
         self._chunks: list[Any] = []
         self._free: list[Any] = []
-        self._in_flight: dict[int, tuple[Bio, memoryview | None]] = {}
-        self._next_number = 0
+        self._in_flight: dict[Any, tuple[Bio, memoryview | None]] = {}
 
     def take(self, bio: Bio) -> Any:
         """A bio for the engine. Its buffer stays where it is until `give_back`."""
@@ -180,9 +184,7 @@ class _Bios:
         native.op, native.offset = bio.op, bio.offset
         native.buffer = ffi.NULL if view is None else _address(view)
         native.nr_bytes = 0 if view is None else view.nbytes
-        native.user_data = self._next_number
-        self._in_flight[self._next_number] = bio, view
-        self._next_number += 1
+        self._in_flight[native] = bio, view
         return native
 
     def _grow(self) -> None:
@@ -190,9 +192,18 @@ class _Bios:
         self._chunks.append(chunk)
         self._free += [chunk + i for i in range(_BIOS_PER_CHUNK)]
 
+    @property
+    def any_in_flight(self) -> bool:
+        """Whether the engine has any of these."""
+        return bool(self._in_flight)
+
+    def __contains__(self, native: Any) -> bool:
+        """Whether it is one of these."""
+        return native in self._in_flight
+
     def give_back(self, native: Any) -> tuple[Bio, int]:
         """The Python bio that is done, and its last bad status."""
-        bio, _view = self._in_flight.pop(native.user_data)
+        bio, _view = self._in_flight.pop(native)
         self._free.append(native)
         return bio, int(native.status)
 
