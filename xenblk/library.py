@@ -32,6 +32,7 @@ class Host:
 
     def __init__(self, parameters: BackendParameters | None = None, charging: Charging | None = None) -> None:
         self._objects: dict[str, Any] = {}
+        self._direct = parameters is not None and parameters.direct
         self._numbers = itertools.count()
         with contextlib.ExitStack() as undo:
             self.run_dir = undo.enter_context(HostProcess()).run_dir
@@ -60,7 +61,7 @@ class Host:
         if params not in self._objects:
             if params.startswith(_OBJECT):
                 raise DiskError(f"there is no disk {params}")
-            return open_disk(params, read_only)
+            return open_disk(params, read_only, self._direct)
         return ObjectDisk(self._objects[params], read_only=read_only)
 
     def attach(

@@ -1,5 +1,6 @@
 """A backend: finds the devices that a toolstack made for its domain, and serves them until it is stopped."""
 
+import functools
 import logging
 from typing import Final
 
@@ -26,12 +27,12 @@ class Backend:
         self,
         platform: Platform,
         parameters: BackendParameters | None = None,
-        opener: OpenDisk = open_disk,
+        opener: OpenDisk | None = None,
         charging: Charging | None = None,
     ) -> None:
         self._platform = platform
         self._parameters = parameters or BackendParameters()
-        self._open_disk = opener
+        self._open_disk = opener or functools.partial(open_disk, direct=self._parameters.direct)
         self._charging = charging
         self._store = platform.xenstore()
         self._root = f"/local/domain/{platform.domid}/backend/vbd"
