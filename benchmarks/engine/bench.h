@@ -65,6 +65,14 @@ static inline uint64_t ticks(void)
 #endif
 }
 
+/* In a loop that waits for another CPU. */
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+}
+
 static inline void pin(int cpu)
 {
     cpu_set_t set;

@@ -2,7 +2,8 @@
  * The limit: block I/O between two processes that share memory, with nothing in it that is not needed for that.
  *
  *     ideal [--op read|write] [--order random|sequential] [--block-bytes N] [--depth N] [--copies 1|2]
- *           [--stores plain|streaming] [--spin-us N] [--cpus CLIENT,SERVER] [--seconds S] [--disk-bytes N] ...
+ *           [--stores plain|streaming] [--spin-us N] [--cpus CLIENT,SERVER] [--seconds S] [--disk-bytes N]
+ *           [--slots N] [--batch N] [--wake N]
  *
  * The client publishes requests, words of eight bytes, and the server answers them in order by counting up `done`. Each
  * slot of the ring has a buffer in shared memory for the data. The server's disk is anonymous memory. One copy: the server
@@ -10,52 +11,21 @@
  * also copies all of it out of the buffer into its own memory, or from there into it. `--stores` is for the copy into the
  * buffer. A side that finds nothing to do spins for --spin-us before it sleeps on an eventfd; without, it always spins.
  * Every page begins and ends with a stamp, its number on the disk, which whoever took the data last checks.
- * The result is one line of JSON. Latency is from publishing a request until its data were used and the next is published.
+ * Both publish after --batch requests, or when there is nothing to do; a client that sleeps is woken for --wake answers.
+ * The result is one line of JSON. "disk_huge" is the share of the disk that is in huge pages. Latency is from publishing a request until its data were used and the next is published.
  */
 #include "bench.h"
 #include "copy.h"
 #include "stamp.h"
+#include "ideal_ring.h"
 
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#define SLOTS_MAX       4096
-#define NEVER           UINT64_MAX
-#define WORD_WRITE      (1ull << 55)
-#define WORD_GENERATION 56
-#define WORD_BLOCK      (WORD_WRITE - 1)
-#define APART           __attribute__((aligned(128))) /* lines are fetched in pairs */
-
-static struct options {
-    bool writes, random, streaming, inline_ring, pause;
-    unsigned depth, copies, slots, batch, wake, prefetch_disk, prefetch_buffer;
-    size_t block_bytes, disk_bytes;
-    uint64_t spin_ns;
-    double seconds;
-    int cpus[2];
-} options = {
-    .random = true, .depth = 32, .copies = 2, .batch = 8, .block_bytes = PAGE, .disk_bytes = 1ul << 30,
-    .spin_ns = NEVER, .seconds = 1, .cpus = {0, 1}, .inline_ring = true,
-};
-
-/* Each line has one writer. */
-static struct shared {
-    APART uint64_t published;    /* the client's */
-    APART uint64_t done;         /* the server's */
-    APART uint64_t server_event; /* who is about to sleep writes here which entry it wants to be woken for */
-    APART uint64_t client_event;
-    APART bool stop;
-    APART bool ready;            /* the server's, as all below */
-    uint64_t checks_failed, kicks;
-    double disk_huge;
-    APART uint64_t words[SLOTS_MAX];
-} *shared;
-
-static char *buffers, *own, *disk;
+static char *own, *disk;
 static int server_fd, client_fd;
-static uint64_t mask;
 static volatile bool ending;
 
 static struct client {
@@ -65,111 +35,32 @@ static struct client {
     struct latencies latencies;
 } client;
 
-static uint64_t generation(uint64_t index)
-{
-    return (index / (mask + 1) + 1) << WORD_GENERATION;
-}
-
-static char *buffer_of(uint64_t index)
-{
-    return buffers + (index & mask) * options.block_bytes;
-}
-
 static char *own_of(uint64_t index)
 {
     return own + (index & mask) * options.block_bytes;
 }
 
-static void prefetch(const char *memory, unsigned nr_lines)
-{
-    for (unsigned i = 0; i < nr_lines; i++)
-        __builtin_prefetch(memory + i * LINE, 0, 3);
-}
-
-static void to_buffer(char *to, const char *from)
-{
-    if (options.streaming)
-        copy_streaming(to, from, options.block_bytes);
-    else
-        memcpy(to, from, options.block_bytes);
-}
-
-/* Wake the other side if it waits for an entry in [from, to). The index was stored before: this fence has that seen by a
- * side which reads it after the fence in wait_for(), or its event seen here. */
-static void kick(uint64_t *event, uint64_t from, uint64_t to, int fd, uint64_t *nr_kicks)
-{
-    uint64_t one = 1;
-
-    if (options.spin_ns == NEVER)
-        return;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (__atomic_load_n(event, __ATOMIC_RELAXED) - from < to - from) {
-        ++*nr_kicks;
-        if (write(fd, &one, 8) != 8)
-            fail("an eventfd was not written: %s", strerror(errno));
-    }
-}
-
-/* Until look() is past `from`, or the end is asked for; what look() said. */
-static uint64_t wait_for(uint64_t (*look)(uint64_t), uint64_t from, uint64_t *event, unsigned nr_wanted, int fd)
-{
-    uint64_t index, count, begin_ns = 0;
-
-    for (unsigned turns = 0; (index = look(from)) == from && !shared->stop; turns++) {
-        if (options.pause)
-            __builtin_ia32_pause();
-        if (options.spin_ns == NEVER || turns % 16)
-            continue;
-        if (turns == 0)
-            begin_ns = now_ns();
-        if (options.spin_ns && now_ns() - begin_ns < options.spin_ns)
-            continue;
-        __atomic_store_n(event, from + nr_wanted - 1, __ATOMIC_RELAXED);
-        /* With the fence in kick(): the entry is seen here, or the event there. */
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        if (look(from) == from && !shared->stop && read(fd, &count, 8) != 8 && errno != EINTR)
-            fail("an eventfd was not read: %s", strerror(errno));
-        turns = -1;
-    }
-    return index;
-}
-
-static uint64_t look_done(uint64_t from)
-{
-    (void)from;
-    return __atomic_load_n(&shared->done, __ATOMIC_ACQUIRE);
-}
-
-static uint64_t look_published(uint64_t from)
-{
-    (void)from;
-    return __atomic_load_n(&shared->published, __ATOMIC_ACQUIRE);
-}
-
-/* A word whose generation is due is published by being there. */
-static uint64_t look_words(uint64_t from)
-{
-    uint64_t to = from;
-
-    while (to - from <= mask &&
-           (__atomic_load_n(&shared->words[to & mask], __ATOMIC_ACQUIRE) ^ generation(to)) >> WORD_GENERATION == 0)
-        to++;
-    return to;
-}
-
 /* --- the server --- */
+
+/* The first lines of a page that is read next; by then the hardware's prefetcher has seen where it goes. For pages that are
+ * written it does harm. */
+static void prefetch_page(const char *page)
+{
+    for (int i = 0; i < 8; i++)
+        __builtin_prefetch(page + i * LINE);
+}
 
 static void serve_one(uint64_t index, bool has_next)
 {
     uint64_t word = shared->words[index & mask], number = word & WORD_BLOCK;
     char *block = disk + number * options.block_bytes, *buffer = buffer_of(index);
 
-    if (has_next && options.prefetch_disk)
-        prefetch(disk + (shared->words[(index + 1) & mask] & WORD_BLOCK) * options.block_bytes, options.prefetch_disk);
     if (word & WORD_WRITE) {
         memcpy(block, buffer, options.block_bytes);
         shared->checks_failed += check(block, number, options.block_bytes, options.copies == 2);
     } else {
+        if (has_next)
+            prefetch_page(disk + (shared->words[(index + 1) & mask] & WORD_BLOCK) * options.block_bytes);
         to_buffer(buffer, block);
     }
 }
@@ -179,7 +70,7 @@ static void serve(void)
     uint64_t index = 0, shown = 0, known = 0;
 
     for (;;) {
-        known = wait_for(options.inline_ring ? look_words : look_published, index, &shared->server_event, 1, server_fd);
+        known = wait_for(look_words, index, &shared->server_event, 1, server_fd);
         if (known == index)
             return;
         while (index != known) {
@@ -245,18 +136,14 @@ static void prepare(uint64_t index)
         stamp(own_of(index), number, options.block_bytes, true);
         to_buffer(buffer_of(index), own_of(index));
     }
-    if (!options.inline_ring)
-        shared->words[index & mask] = number | (options.writes ? WORD_WRITE : 0);
 }
 
-static void finish(uint64_t index, bool has_next)
+static void finish(uint64_t index)
 {
     uint64_t number = client.block[index & mask];
 
     if (options.writes)
         return;
-    if (has_next && options.prefetch_buffer)
-        prefetch(buffer_of(index + 1), options.prefetch_buffer);
     if (options.copies == 2)
         memcpy(own_of(index), buffer_of(index), options.block_bytes);
     client.checks_failed += check(options.copies == 2 ? own_of(index) : buffer_of(index), number, options.block_bytes, options.copies == 2);
@@ -275,11 +162,9 @@ static void publish(void)
         uint64_t i = client.published & mask;
 
         client.begin[i] = now;
-        if (options.inline_ring) /* after the data, for look_words() */
-            __atomic_store_n(&shared->words[i], client.block[i] | write_bit | generation(client.published), __ATOMIC_RELEASE);
+        /* After the data in the buffer, for look_words(). */
+        __atomic_store_n(&shared->words[i], client.block[i] | write_bit | generation(client.published), __ATOMIC_RELEASE);
     }
-    if (!options.inline_ring)
-        __atomic_store_n(&shared->published, client.published, __ATOMIC_RELEASE); /* after data and words, for look_published() */
     kick(&shared->server_event, from, client.published, server_fd, &client.kicks);
 }
 
@@ -287,12 +172,10 @@ static void publish(void)
 static void drive(uint64_t end_ns)
 {
     for (unsigned turns = 0; turns % 16 || now_ns() < end_ns; turns++) {
-        unsigned nr_wanted = options.wake;
-        uint64_t done = wait_for(look_done, client.reaped, &shared->client_event, nr_wanted, client_fd);
+        uint64_t done = wait_for(look_done, client.reaped, &shared->client_event, options.wake, client_fd);
 
         while (client.reaped != done) {
-            finish(client.reaped, client.reaped + 1 != done);
-            client.reaped++;
+            finish(client.reaped++);
             prepare(client.submitted++);
             if (client.submitted - client.published >= options.batch)
                 publish();
@@ -307,8 +190,8 @@ static void drain(void)
     while (client.reaped != client.published) {
         uint64_t done = wait_for(look_done, client.reaped, &shared->client_event, 1, client_fd);
 
-        for (; client.reaped != done; client.reaped++)
-            finish(client.reaped, false);
+        while (client.reaped != done)
+            finish(client.reaped++);
     }
 }
 
@@ -360,12 +243,12 @@ static void server_ended(int signal)
 }
 
 static const char *const OPS[] = {"read", "write", NULL}, *const ORDERS[] = {"random", "sequential", NULL},
-                  *const STORES[] = {"plain", "streaming", NULL}, *const RINGS[] = {"index", "inline", NULL};
+                  *const STORES[] = {"plain", "streaming", NULL};
 
 static void parse(int argc, char **argv)
 {
-    static const char *const names[] = {"op", "order", "block-bytes", "depth", "copies", "stores", "spin-us", "cpus",
-                                        "seconds", "disk-bytes", "ring", "slots", "batch", "wake", "prefetch-disk", "prefetch-buffer", "pause"};
+    static const char *const names[] = {"op",   "order",   "block-bytes", "depth", "copies", "stores", "spin-us",
+                                        "cpus", "seconds", "disk-bytes",  "slots", "batch",  "wake"};
     struct option known[sizeof(names) / sizeof(*names) + 1] = {0};
     int c;
 
@@ -383,61 +266,92 @@ static void parse(int argc, char **argv)
         case 7: parse_cpus(optarg, options.cpus); break;
         case 8: options.seconds = parse_seconds(optarg); break;
         case 9: options.disk_bytes = parse_number("disk-bytes", optarg, 1 << 20, 1ul << 40); break;
-        case 10: options.inline_ring = parse_word("ring", optarg, RINGS) == 1; break;
-        case 11: options.slots = parse_number("slots", optarg, 1, SLOTS_MAX); break;
-        case 12: options.batch = parse_number("batch", optarg, 1, SLOTS_MAX); break;
-        case 13: options.wake = parse_number("wake", optarg, 1, SLOTS_MAX); break;
-        case 14: options.prefetch_disk = parse_number("prefetch-disk", optarg, 0, 16384); break;
-        case 15: options.prefetch_buffer = parse_number("prefetch-buffer", optarg, 0, 16384); break;
-        case 16: options.pause = parse_number("pause", optarg, 0, 1); break;
+        case 10: options.slots = parse_number("slots", optarg, 0, SLOTS_MAX); break;
+        case 11: options.batch = parse_number("batch", optarg, 0, SLOTS_MAX); break;
+        case 12: options.wake = parse_number("wake", optarg, 0, SLOTS_MAX); break;
         default: exit(2);
         }
     }
 }
 
-int main(int argc, char **argv)
+/* What was measured to be best, where nothing was said. Two CPUs work side by side: publish early, and whoever sleeps is
+ * woken while the other still has work. On one CPU each switch is lost time: all that is outstanding goes in one batch. */
+static void settle(void)
 {
-    pid_t pid, self = getpid();
-    size_t pool;
-    int fd;
+    bool one_cpu = options.cpus[0] == options.cpus[1];
+    unsigned slots = options.slots > options.depth ? options.slots : options.depth;
 
-    parse(argc, argv);
-    if (!options.slots)
-        options.slots = 1;
-    while (options.slots < options.depth || (options.slots & (options.slots - 1)))
-        options.slots++;
+    if (one_cpu && options.spin_ns)
+        fail("on one CPU who spins keeps the other from working: --spin-us 0 is needed");
+    for (options.slots = 1; options.slots < slots;)
+        options.slots *= 2;
     mask = options.slots - 1;
+    if (!options.batch)
+        options.batch = one_cpu ? options.depth : 8;
     if (!options.wake)
-        options.wake = 1;
+        options.wake = one_cpu ? options.depth : (options.depth + 1) / 2;
     if (options.wake > options.depth)
         options.wake = options.depth;
-    set_deadline(options.seconds);
-    pool = options.slots * options.block_bytes;
-    fd = memfd_create("ideal", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, sizeof(*shared) / PAGE * PAGE + PAGE + pool) < 0)
+    if (options.disk_bytes % options.block_bytes)
+        fail("--disk-bytes is a multiple of --block-bytes, not %zu", options.disk_bytes);
+    client.blocks = (struct blocks){options.disk_bytes / options.block_bytes, 0, 1, options.random};
+}
+
+static void share_memory(void)
+{
+    size_t pool = options.slots * options.block_bytes, head = (sizeof(*shared) + PAGE - 1) / PAGE * PAGE;
+    int fd = memfd_create("ideal", MFD_CLOEXEC);
+
+    if (fd < 0 || ftruncate(fd, head + pool) < 0)
         fail("no shared memory: %s", strerror(errno));
-    shared = mmap(NULL, sizeof(*shared) / PAGE * PAGE + PAGE + pool, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+    shared = mmap(NULL, head + pool, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
     if (shared == MAP_FAILED)
         fail("no shared memory: %s", strerror(errno));
-    buffers = (char *)shared + sizeof(*shared) / PAGE * PAGE + PAGE;
+    close(fd);
+    buffers = (char *)shared + head;
     shared->server_event = shared->client_event = NEVER;
-    client.blocks = (struct blocks){options.disk_bytes / options.block_bytes, 0, 1, options.random};
     server_fd = eventfd(0, EFD_CLOEXEC), client_fd = eventfd(0, EFD_CLOEXEC);
+    if (server_fd < 0 || client_fd < 0)
+        fail("no eventfd: %s", strerror(errno));
+}
+
+static pid_t start_server(void)
+{
+    pid_t self = getpid(), pid;
+
     signal(SIGCHLD, server_ended);
     pid = fork();
+    if (pid < 0)
+        fail("no second process: %s", strerror(errno));
     if (pid == 0)
         server(self);
+    return pid;
+}
+
+static void stop_server(pid_t pid)
+{
+    uint64_t one = 1;
+
+    ending = true;
+    __atomic_store_n(&shared->stop, true, __ATOMIC_RELAXED);
+    if (write(server_fd, &one, 8) != 8 || waitpid(pid, NULL, 0) != pid)
+        fail("the server did not end: %s", strerror(errno));
+}
+
+int main(int argc, char **argv)
+{
+    pid_t pid;
+
+    parse(argc, argv);
+    settle();
+    set_deadline(options.seconds);
+    share_memory();
+    pid = start_server();
     pin(options.cpus[0]);
-    own = map_anonymous(pool);
-    memset(own, 1, pool);
+    own = map_anonymous(options.slots * options.block_bytes);
     while (!__atomic_load_n(&shared->ready, __ATOMIC_ACQUIRE)) /* with server(): after the disk */
         usleep(100);
     measure(pid);
-    ending = true;
-    shared->stop = true;
-    uint64_t one = 1;
-    if (write(server_fd, &one, 8) != 8)
-        fail("an eventfd was not written");
-    waitpid(pid, NULL, 0);
+    stop_server(pid);
     return 0;
 }
