@@ -1,15 +1,15 @@
 /*
  * The same block I/O with no second process: one thread and one file.
  *
- *     direct FILE [--how io_uring|psync|mmap] [--op read|write] [--order random|sequential] [--block-bytes N] [--depth N]
- *            [--wait N] [--direct 0|1] [--cpu N] [--seconds S]
+ *     direct FILE [--how io_uring|psync|mmap] [--op read|write] [--order random|sequential] [--block-bytes N]
+ *            [--depth N] [--wait N] [--direct 0|1] [--cpu N] [--fill BYTES] [--check 0|1] [--seconds S]
  *
  * io_uring is asked by its system calls alone, for whole batches: all that was answered is asked again and then so many
- * answers waited for as --wait says. psync is pread() and pwrite(), mmap is memcpy() from and to the mapped file; both have a depth of
- * one. All data go through memory of the thread's own, one buffer for each request of the depth. A file begins with stamps
- * (see ideal.c) when it was made by --fill BYTES, which is done before anything is measured; they are checked then.
- * Without --cpu
- * it runs where it likes, and so do the kernel's workers. One line of JSON. Latency is from the call that asks until the data were used.
+ * answers waited for as --wait says. psync is pread() and pwrite(), mmap is memcpy() from and to the mapped file; both
+ * have a depth of one. All data go through memory of the thread's own, one buffer for each request of the depth. --fill
+ * writes so many bytes of stamps (see ideal.c) before anything is measured. Stamps are checked where the file was filled,
+ * or --check says that it was. Without --cpu the thread runs where it likes, and so do the kernel's workers.
+ * One line of JSON. Latency is from the call that asks until the data were used.
  */
 #include "bench.h"
 #include "stamp.h"
@@ -27,7 +27,7 @@ enum { IO_URING, PSYNC, MMAP };
 
 static struct options {
     int how, cpu;
-    bool writes, random, direct;
+    bool writes, random, direct, check;
     unsigned depth, wait;
     size_t block_bytes, fill_bytes;
     double seconds;
@@ -60,7 +60,7 @@ static void prepare(unsigned slot)
 
 static void finish(unsigned slot)
 {
-    if (!options.writes && options.fill_bytes)
+    if (!options.writes && options.check)
         checks_failed += check(buffer_of(slot), block_of[slot], options.block_bytes, true);
     nr_done++;
 }
@@ -250,7 +250,8 @@ static void parse(int argc, char **argv)
 {
     static const struct option known[] = {{"how", 1, NULL, 'h'},     {"op", 1, NULL, 'o'},    {"order", 1, NULL, 'r'},
                                           {"block-bytes", 1, NULL, 'b'}, {"depth", 1, NULL, 'd'}, {"wait", 1, NULL, 'w'}, {"direct", 1, NULL, 'D'},
-                                          {"cpu", 1, NULL, 'c'},     {"seconds", 1, NULL, 's'}, {"fill", 1, NULL, 'f'}, {0}};
+                                          {"cpu", 1, NULL, 'c'},     {"seconds", 1, NULL, 's'}, {"fill", 1, NULL, 'f'},
+                                          {"check", 1, NULL, 'C'}, {0}};
     int c;
 
     while ((c = getopt_long(argc, argv, "", known, NULL)) >= 0) {
@@ -264,7 +265,8 @@ static void parse(int argc, char **argv)
         case 'D': options.direct = parse_number("direct", optarg, 0, 1); break;
         case 'c': options.cpu = parse_number("cpu", optarg, 0, CPU_SETSIZE - 1); break;
         case 's': options.seconds = parse_seconds(optarg); break;
-        case 'f': options.fill_bytes = parse_number("fill", optarg, PAGE, 1ul << 40); break;
+        case 'f': options.fill_bytes = parse_number("fill", optarg, 0, 1ul << 40); break;
+        case 'C': options.check = parse_number("check", optarg, 0, 1); break;
         default: exit(2);
         }
     }
@@ -278,6 +280,7 @@ int main(int argc, char **argv)
     if (options.how != IO_URING && options.depth != 1)
         fail("only io_uring has more than one request at a time");
     set_deadline(options.seconds);
+    options.check |= options.fill_bytes > 0;
     if (options.wait > options.depth)
         fail("--wait is at most --depth, %u, not %u", options.depth, options.wait);
     if (options.cpu >= 0)

@@ -29,6 +29,7 @@ class Figures:
     """What block I/O did: requests a second, latencies, and CPU seconds of all processes for a million requests.
 
     A line's round trip between the two CPUs, before and after, is None if there is one CPU, or they are not known.
+    `lost_share` is known of processes that always spin: what part of their CPUs' time they did not get, for others.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Figures:
     cpu_s_per_million: float
     cacheline_ns_before: float | None = None
     cacheline_ns_after: float | None = None
+    lost_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Ideal:
 
 @dataclass(frozen=True)
 class Direct:
-    """Options of direct.c, on a file that holds `fill_bytes` of stamps then, or what it held before if that is 0."""
+    """Options of direct.c, on a file that is filled with `fill` bytes of stamps; with what it holds if that is 0."""
 
     path: Path
     how: Literal["io_uring", "psync", "mmap"] = "io_uring"
@@ -80,7 +82,7 @@ class Direct:
     direct: bool = False
     cpu: int | None = None
     seconds: float = 1.0
-    fill_bytes: int = 0
+    fill: int = 0
 
     @property
     def name(self) -> str:
@@ -156,8 +158,12 @@ def run_ideal(ideal: Ideal) -> Figures:
     """The limit, with the machine's state before and after. The name says so if the disk is not in huge pages."""
     before = cacheline_ns(ideal.cpus)
     found = run_program("ideal", *_options(ideal), seconds=ideal.seconds)
+    cpu_s = found["client_cpu_s"] + found["server_cpu_s"]
+    lost_share = max(0.0, 1 - cpu_s / 2 / found["seconds"]) if ideal.spin_us is None else None
     name = ideal.name if found["disk_huge"] > 0.95 else f"{ideal.name}, disk in 4 KiB pages"
-    return _figures(name, found, found["client_cpu_s"] + found["server_cpu_s"], before, cacheline_ns(ideal.cpus))
+    figures = _figures(name, found, cpu_s)
+    after = cacheline_ns(ideal.cpus)
+    return dataclasses.replace(figures, cacheline_ns_before=before, cacheline_ns_after=after, lost_share=lost_share)
 
 
 def run_direct(direct: Direct) -> Figures:
@@ -172,11 +178,9 @@ def run_mapcost(mapcost: MapCost) -> MapFigures:
     return MapFigures(**{field.name: found[field.name] for field in dataclasses.fields(MapFigures)})
 
 
-def _figures(
-    name: str, found: Result, cpu_s: float, before: float | None = None, after: float | None = None
-) -> Figures:
+def _figures(name: str, found: Result, cpu_s: float) -> Figures:
     cpu_s_per_million = cpu_s * 1e6 / max(1, found["operations"])
-    return Figures(name, found["iops"], found["p50_ns"] / 1e3, found["p99_ns"] / 1e3, cpu_s_per_million, before, after)
+    return Figures(name, found["iops"], found["p50_ns"] / 1e3, found["p99_ns"] / 1e3, cpu_s_per_million)
 
 
 def _options(options: Ideal | Direct | MapCost) -> list[str]:
@@ -184,7 +188,7 @@ def _options(options: Ideal | Direct | MapCost) -> list[str]:
     made = []
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if isinstance(value, Path) or value is None or (field.name, value) == ("fill_bytes", 0):
+        if isinstance(value, Path) or value is None:
             continue
         text = _pair(value) if isinstance(value, tuple) else str(int(value) if isinstance(value, bool) else value)
         made += [f"--{field.name.replace('_', '-')}", text]

@@ -6,10 +6,14 @@ import socket
 import struct
 import subprocess
 import sys
+import time
+import types
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from oracle.daemon import lacking
 
@@ -232,3 +236,112 @@ def test_load_tries_a_transaction_again(load: str, tmp_path: Path) -> None:
     assert (found["case"], found["connections"]) == ("transaction", 1)
     assert found["operations"] == found["retries"] == len(commits) / 2 > 0
     assert found["per_s"] == pytest.approx(found["operations"] / found["seconds"], rel=0.01)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """What runs the programs of the engine's benchmarks."""
+    monkeypatch.syspath_prepend(BENCHMARKS / "engine")
+    return import_module("programs")
+
+
+CPUS = sorted(os.sched_getaffinity(0))
+PLACES = list({(CPUS[0], CPUS[-1]): None, (CPUS[0], CPUS[0]): None})
+SHORT = {"seconds": 0.02, "disk_bytes": 1 << 23}
+
+
+@pytest.mark.parametrize("cpus", PLACES)
+@pytest.mark.parametrize("op", ["read", "write"])
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"stores": "streaming"}, {"depth": 1}, {"block_bytes": 1 << 20, "depth": 3}])
+def test_ideal(engine: Any, cpus: tuple[int, int], op: str, copies: int, options: dict[str, Any]) -> None:
+    """Each page is checked for its stamp by the program, which fails if one is wrong."""
+    one_cpu = cpus[0] == cpus[1]
+    ideal = engine.Ideal(op=op, copies=copies, cpus=cpus, spin_us=0 if one_cpu else None, **SHORT, **options)
+    found = engine.run_ideal(ideal)
+    assert found.name.startswith(ideal.name)
+    assert found.iops > 0
+    assert 0 < found.p50_us <= found.p99_us
+    assert found.cpu_s_per_million > 0
+    assert (found.cacheline_ns_before is None, found.cacheline_ns_after is None) == (one_cpu, one_cpu)
+    assert (found.lost_share is None) == one_cpu
+
+
+@pytest.mark.parametrize("spin_us", [0, 20])
+@pytest.mark.parametrize("order", ["random", "sequential"])
+def test_ideal_sleeping(engine: Any, spin_us: int, order: str) -> None:
+    found = engine.run_ideal(engine.Ideal(spin_us=spin_us, order=order, cpus=PLACES[0], depth=128, **SHORT))
+    assert found.iops > 0
+
+
+def test_ideal_on_one_cpu_does_not_spin(engine: Any) -> None:
+    with pytest.raises(click.ClickException, match="on one CPU who spins keeps the other from working"):
+        engine.run_ideal(engine.Ideal(cpus=PLACES[-1], **SHORT))
+
+
+def test_ideal_leaves_no_server_behind(engine: Any) -> None:
+    """The client is killed in the midst of it."""
+    options = ["--seconds", "60", "--spin-us", "0", "--disk-bytes", "8388608", "--cpus", f"{CPUS[0]},{CPUS[0]}"]
+    with subprocess.Popen([engine.build("ideal"), *options]) as client:
+        children = Path(f"/proc/{client.pid}/task/{client.pid}/children")
+        while not (server := children.read_text().split()):
+            assert client.poll() is None
+        client.kill()
+    end_s = time.monotonic() + DEADLINE_S
+    while _runs(int(server[0])):
+        assert time.monotonic() < end_s, "the server outlives its client"
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, and it is not a zombie that waits for whoever adopted it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize(
+    "options", [{"how": "psync"}, {"how": "mmap"}, {"how": "io_uring", "depth": 32, "wait": 8}, {"how": "io_uring"}]
+)
+@pytest.mark.parametrize("op", ["read", "write"])
+def test_direct(engine: Any, tmp_path: Path, op: str, options: dict[str, Any]) -> None:
+    direct = engine.Direct(tmp_path / "disk", op=op, seconds=0.02, fill=1 << 20, **options)
+    try:
+        found = engine.run_direct(direct)
+    except click.ClickException as error:
+        if "no io_uring: " not in error.message:
+            raise
+        pytest.skip(error.message)
+    assert found.name == direct.name
+    assert found.iops > 0
+    assert 0 < found.p50_us <= found.p99_us
+    assert (tmp_path / "disk").stat().st_size == 1 << 20
+
+
+def test_direct_checks_what_it_reads(engine: Any, tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(4096))
+    program = engine.build("direct")
+    command = [program, tmp_path / "disk", "--how", "psync", "--seconds", "0.01", "--check", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    assert json.loads(done.stdout)["checks_failed"] > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 11, 32])
+@pytest.mark.parametrize("unmap", ["each", "run"])
+def test_mapcost(engine: Any, threads: int, batch: int, unmap: str) -> None:
+    options = engine.MapCost(batch=batch, threads=threads, unmap=unmap, cpus=PLACES[0], seconds=0.02)
+    found = engine.run_mapcost(options)
+    assert found.ns_per_page > 0
+    assert found.cpu_ns_per_page > 0
+    assert found.shootdowns_per_page is None or found.shootdowns_per_page >= 0
+
+
+def test_places_are_groups_of_round_trips(engine: Any) -> None:
+    placement: Any = import_module("placement")
+    pairs = [(110, 120), (380, 350), (118, 375), (None, None), (41, 40)]
+    measured = [engine.Figures("x", 1.0, 1.0, 1.0, 1.0, before, after) for before, after in pairs]
+    assert placement.places(measured) == ["near, 118 ns", "far, 375 ns", "moved", "one CPU", "near, 40 ns"]
+    assert placement.places(measured, near_below_ns=50)[:2] == ["far, 118 ns", "far, 375 ns"]
+    assert placement.places([]) == []
