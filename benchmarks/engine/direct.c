@@ -4,12 +4,12 @@
  *     direct FILE [--how io_uring|psync|mmap] [--op read|write] [--order random|sequential] [--block-bytes N]
  *            [--depth N] [--wait N] [--direct 0|1] [--cpu N] [--fill BYTES] [--check 0|1] [--seconds S]
  *
- * io_uring is asked by its system calls alone, for whole batches: all that was answered is asked again and then so many
- * answers waited for as --wait says. psync is pread() and pwrite(), mmap is memcpy() from and to the mapped file; both
- * have a depth of one. All data go through memory of the thread's own, one buffer for each request of the depth. --fill
- * writes so many bytes of stamps (see ideal.c) before anything is measured. Stamps are checked where the file was filled,
- * or --check says that it was. Without --cpu the thread runs where it likes, and so do the kernel's workers.
- * One line of JSON. Latency is from the call that asks until the data were used.
+ * io_uring is asked by its system calls alone, for whole batches: all that was answered is asked again and then so
+ * many answers waited for as --wait says. psync is pread() and pwrite(), mmap is memcpy() from and to the mapped
+ * file; both have a depth of one. All data go through memory of the thread's own, one buffer for each request of
+ * the depth. --fill writes so many bytes of stamps (see ideal.c) before anything is measured. Stamps are checked
+ * where the file was filled, or --check says that it was. Without --cpu the thread runs where it likes, and so do
+ * the kernel's workers. One line of JSON. Latency is from the call that asks until the data were used.
  */
 #include "bench.h"
 #include "stamp.h"
@@ -174,7 +174,7 @@ static unsigned take_answers(bool again)
         ask(slot, tail++);
         begin_of[slot] = ticks();
     }
-    __atomic_store_n(uring.cq_head, head, __ATOMIC_RELEASE); /* the kernel may write there again, the entries were read */
+    __atomic_store_n(uring.cq_head, head, __ATOMIC_RELEASE); /* the kernel writes there again after they were read */
     __atomic_store_n(uring.sq_tail, tail, __ATOMIC_RELEASE); /* the kernel reads the entries after this */
     return nr;
 }
@@ -249,7 +249,9 @@ static void measure(void)
 static void parse(int argc, char **argv)
 {
     static const struct option known[] = {{"how", 1, NULL, 'h'},     {"op", 1, NULL, 'o'},    {"order", 1, NULL, 'r'},
-                                          {"block-bytes", 1, NULL, 'b'}, {"depth", 1, NULL, 'd'}, {"wait", 1, NULL, 'w'}, {"direct", 1, NULL, 'D'},
+                                          {"block-bytes", 1, NULL, 'b'}, {"depth", 1, NULL, 'd'},
+                                          {"wait", 1, NULL, 'w'},
+                                          {"direct", 1, NULL, 'D'},
                                           {"cpu", 1, NULL, 'c'},     {"seconds", 1, NULL, 's'}, {"fill", 1, NULL, 'f'},
                                           {"check", 1, NULL, 'C'}, {0}};
     int c;

@@ -5,14 +5,15 @@
  *           [--stores plain|streaming] [--spin-us N] [--cpus CLIENT,SERVER] [--seconds S] [--disk-bytes N]
  *           [--slots N] [--batch N] [--wake N]
  *
- * The client publishes requests, words of eight bytes, and the server answers them in order by counting up `done`. Each
- * slot of the ring has a buffer in shared memory for the data. The server's disk is anonymous memory. One copy: the server
- * copies between disk and buffer, the client reads or writes eight bytes of each page in place. Two copies: the client
- * also copies all of it out of the buffer into its own memory, or from there into it. `--stores` is for the copy into the
- * buffer. A side that finds nothing to do spins for --spin-us before it sleeps on an eventfd; without, it always spins.
- * Every page begins and ends with a stamp, its number on the disk, which whoever took the data last checks.
- * Both publish after --batch requests, or when there is nothing to do; a client that sleeps is woken for --wake answers.
- * The result is one line of JSON. "disk_huge" is the share of the disk that is in huge pages. Latency is from publishing a request until its data were used and the next is published.
+ * The client publishes requests, words of eight bytes, and the server answers them in order by counting up `done`.
+ * Each slot of the ring has a buffer in shared memory for the data. The server's disk is anonymous memory. One
+ * copy: the server copies between disk and buffer, the client reads or writes eight bytes of each page in place.
+ * Two copies: the client also copies all of it out of the buffer into its own memory, or from there into it.
+ * `--stores` is for the copy into the buffer. A side that finds nothing to do spins for --spin-us before it sleeps
+ * on an eventfd; without, it always spins. Every page begins and ends with a stamp, its number on the disk, which
+ * whoever took the data last checks. Both publish after --batch requests, or when there is nothing to do; a client
+ * that sleeps is woken for --wake answers. The result is one line of JSON. "disk_huge" is the share of the disk
+ * that is in huge pages. Latency is from publishing a request until its data were used and the next is published.
  */
 #include "bench.h"
 #include "copy.h"
@@ -42,8 +43,8 @@ static char *own_of(uint64_t index)
 
 /* --- the server --- */
 
-/* The first lines of a page that is read next; by then the hardware's prefetcher has seen where it goes. For pages that are
- * written it does harm. */
+/* The first lines of a page that is read next; by then the hardware's prefetcher has seen where it goes. For pages
+ * that are written it does harm. */
 static void prefetch_page(const char *page)
 {
     for (int i = 0; i < 8; i++)
@@ -141,18 +142,20 @@ static void prepare(uint64_t index)
 static void finish(uint64_t index)
 {
     uint64_t number = client.block[index & mask];
+    const char *data;
 
     if (options.writes)
         return;
     if (options.copies == 2)
         memcpy(own_of(index), buffer_of(index), options.block_bytes);
-    client.checks_failed += check(options.copies == 2 ? own_of(index) : buffer_of(index), number, options.block_bytes, options.copies == 2);
+    data = options.copies == 2 ? own_of(index) : buffer_of(index);
+    client.checks_failed += check(data, number, options.block_bytes, options.copies == 2);
 }
 
 /* All that was prepared. What was finished since the last time counts as finished now. */
 static void publish(void)
 {
-    uint64_t now = ticks(), from = client.published, write_bit = options.writes ? WORD_WRITE : 0;
+    uint64_t now = ticks(), from = client.published, flags = options.writes ? WORD_WRITE : 0;
 
     for (; client.recorded != client.reaped; client.recorded++)
         add_latency(&client.latencies, now - client.begin[client.recorded & mask]);
@@ -163,7 +166,7 @@ static void publish(void)
 
         client.begin[i] = now;
         /* After the data in the buffer, for look_words(). */
-        __atomic_store_n(&shared->words[i], client.block[i] | write_bit | generation(client.published), __ATOMIC_RELEASE);
+        __atomic_store_n(&shared->words[i], client.block[i] | flags | generation(client.published), __ATOMIC_RELEASE);
     }
     kick(&shared->server_event, from, client.published, server_fd, &client.kicks);
 }
@@ -216,7 +219,7 @@ static void measure(pid_t pid)
     while (client.submitted < options.depth)
         prepare(client.submitted++);
     publish();
-    drive(now_ns() + (uint64_t)(options.seconds * 1e8)); /* a tenth, not counted, until the caches are as they will be */
+    drive(now_ns() + (uint64_t)(options.seconds * 1e8)); /* a tenth is not counted, until the caches are full */
     client.latencies = (struct latencies){0};
     client.kicks = shared->kicks = 0;
     client_cpu_s = clock_s(CLOCK_PROCESS_CPUTIME_ID), server_cpu_s = clock_s(server_clock);
@@ -274,8 +277,8 @@ static void parse(int argc, char **argv)
     }
 }
 
-/* What was measured to be best, where nothing was said. Two CPUs work side by side: publish early, and whoever sleeps is
- * woken while the other still has work. On one CPU each switch is lost time: all that is outstanding goes in one batch. */
+/* What was measured to be best, where nothing was said. Two CPUs work side by side: publish early, and whoever sleeps
+ * is woken while the other still has work. On one CPU each switch is lost time: all goes in one batch. */
 static void settle(void)
 {
     bool one_cpu = options.cpus[0] == options.cpus[1];

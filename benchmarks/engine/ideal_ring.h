@@ -14,14 +14,14 @@ static struct options {
     double seconds;
     int cpus[2];
 } options = {
-    .random = true, .depth = 32, .copies = 2, .block_bytes = PAGE, .disk_bytes = 1ul << 30, .spin_ns = NEVER, .seconds = 1,
-    .cpus = {0, 1},
+    .random = true, .depth = 32, .copies = 2, .block_bytes = PAGE, .disk_bytes = 1ul << 30, .spin_ns = NEVER,
+    .seconds = 1, .cpus = {0, 1},
 };
 
 /* Each line has one writer. An index counts up for ever, its slot is that modulo the number of slots. */
 static struct shared {
     APART uint64_t words[SLOTS_MAX]; /* the client's: a word is published by having its turn's generation */
-    APART uint64_t done;             /* the server's: as many were answered, in the order in which they were published */
+    APART uint64_t done;             /* the server's: so many were answered, in the order of publishing */
     APART uint64_t server_event;     /* who is about to sleep writes in its own which entry it wants to be woken for */
     APART uint64_t client_event;
     APART bool stop;                 /* the client's */
@@ -51,8 +51,8 @@ static void to_buffer(char *to, const char *from)
         memcpy(to, from, options.block_bytes);
 }
 
-/* Wake the other side if it waits for an entry in [from, to). The index was stored before: this fence has that seen by a
- * side which reads it after the fence in wait_for(), or its event seen here. */
+/* Wake the other side if it waits for an entry in [from, to). The index was stored before: this fence has that seen by
+ * a side which reads it after the fence in wait_for(), or its event seen here. */
 static void kick(uint64_t *event, uint64_t from, uint64_t to, int fd, uint64_t *nr_kicks)
 {
     uint64_t one = 1;

@@ -4,11 +4,11 @@
  *     mapcost [--batch N] [--access write|read|none] [--unmap each|run] [--order scattered|neighbours]
  *             [--threads 1|2] [--cpus A,B] [--seconds S]
  *
- * A batch is N pages of a memfd, each mapped by one mmap(MAP_FIXED | MAP_POPULATE) into a reserved range, then each
- * touched, then covered with PROT_NONE memory again: one system call for each page, or one for the run. Neighbours in the
- * range are neighbours in the file, or not: the kernel makes one mapping of neighbours. With two threads both do the same,
- * each in a range of its own. One line of JSON. "ns_per_page" is the time of a thread, "shootdowns_per_page" counts the
- * machine's TLB interrupts, null if the kernel does not say.
+ * A batch is N pages of a memfd, each mapped by one mmap(MAP_FIXED | MAP_POPULATE) into a reserved range, then
+ * each touched, then covered with PROT_NONE memory again: one system call for each page, or one for the run.
+ * Neighbours in the range are neighbours in the file, or not: the kernel makes one mapping of neighbours. With two
+ * threads both do the same, each in a range of its own. One line of JSON. "ns_per_page" is the time of a thread,
+ * "shootdowns_per_page" counts the machine's TLB interrupts, null if the kernel does not say.
  */
 #include "bench.h"
 

@@ -338,6 +338,27 @@ def test_mapcost(engine: Any, threads: int, batch: int, unmap: str) -> None:
     assert found.shootdowns_per_page is None or found.shootdowns_per_page >= 0
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ideal", ["--disk-bytes", "8388608", "--spin-us", "0", "--stores", "streaming", "--depth", "5"]),
+        ("ideal", ["--disk-bytes", "8388608", "--spin-us", "0", "--op", "write", "--block-bytes", "65536"]),
+        ("mapcost", ["--threads", "2", "--batch", "32", "--unmap", "run"]),
+        ("direct", ["--how", "psync", "--fill", "1048576", "--op", "write"]),
+    ],
+)
+def test_engine_programs_under_sanitizers(tmp_path: Path, name: str, options: list[str]) -> None:
+    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-pthread", "-fsanitize=address,undefined"]
+    source = BENCHMARKS / "engine" / f"{name}.c"
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, *flags, "-fno-sanitize-recover=all", "-o", tmp_path / name, source], check=True)
+    where = [str(tmp_path / "disk")] if name == "direct" else ["--cpus", f"{CPUS[0]},{CPUS[-1]}"]
+    command = [str(tmp_path / name), *where, *options, "--seconds", "0.02"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout).get("checks_failed", 0) == 0
+
+
 def test_places_are_groups_of_round_trips(engine: Any) -> None:
     placement: Any = import_module("placement")
     pairs = [(110, 120), (380, 350), (118, 375), (None, None), (41, 40)]
