@@ -277,8 +277,9 @@ static void parse(int argc, char **argv)
     }
 }
 
-/* What was measured to be best, where nothing was said. Two CPUs work side by side: publish early, and whoever sleeps
- * is woken while the other still has work. On one CPU each switch is lost time: all goes in one batch. */
+/* What was measured to be best, where nothing was said. Two CPUs work side by side: publish early, at once to a side that
+ * would sleep otherwise, which is woken while the other still has work. On one CPU each switch is lost time: all goes in
+ * one batch. */
 static void settle(void)
 {
     bool one_cpu = options.cpus[0] == options.cpus[1];
@@ -290,7 +291,7 @@ static void settle(void)
         options.slots *= 2;
     mask = options.slots - 1;
     if (!options.batch)
-        options.batch = one_cpu ? options.depth : 8;
+        options.batch = one_cpu ? options.depth : options.spin_ns == NEVER ? 8 : 1;
     if (!options.wake)
         options.wake = one_cpu ? options.depth : (options.depth + 1) / 2;
     if (options.wake > options.depth)
