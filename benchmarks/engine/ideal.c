@@ -277,9 +277,9 @@ static void parse(int argc, char **argv)
     }
 }
 
-/* What was measured to be best, where nothing was said. Two CPUs work side by side: publish early, at once to a side that
- * would sleep otherwise, which is woken while the other still has work. On one CPU each switch is lost time: all goes in
- * one batch. */
+/* What was measured to be best, where nothing was said. Two CPUs work side by side: publish early, at once to a side
+ * that would sleep otherwise, which is woken while the other still has work. On one CPU each switch is lost time: all
+ * goes in one batch. */
 static void settle(void)
 {
     bool one_cpu = options.cpus[0] == options.cpus[1];
