@@ -1,6 +1,5 @@
 """`xenblk host` and `xenblk backend`: the emulated Xen, and the domain that serves its disks."""
 
-import os
 from pathlib import Path
 
 import click
@@ -67,7 +66,6 @@ def backend(
     engine: str,
     poll_us: int,
     direct: bool,
-    pin: set[int] | None,
 ) -> None:
     """Serve every disk that is attached to a backend domain, until stopped."""
     parameters = BackendParameters(
@@ -80,8 +78,6 @@ def backend(
         poll_us=poll_us,
         direct=direct,
     )
-    if pin is not None:
-        os.sched_setaffinity(0, pin)
     platform = EmulatedPlatform(run_dir, domid)
     try:
         driver = Backend(platform, parameters)

@@ -70,24 +70,25 @@ def vdev_option(command: F) -> F:
 
 
 def pin_option(command: F) -> F:
-    """`--pin`: which CPUs."""
+    """`--pin`: which CPUs; the process is there when the command's function is called."""
     return click.option(
         "--pin",
-        callback=lambda _context, _parameter, value: None if value is None else parse_cpus(value),
-        expose_value=True,
+        callback=lambda _context, _parameter, value: None if value is None else pin(value),
+        expose_value=False,
         help="CPUs to run on, such as 0 or 0,2-3.  [default: any]",
     )(command)
 
 
-def parse_cpus(text: str) -> set[int]:
-    """CPU numbers as taskset has them; BadParameter unless each of them is one that this process may use."""
+def pin(text: str) -> None:
+    """Run on these CPUs only, given as taskset takes them; BadParameter unless this machine has one of them."""
     cpus: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last.isdecimal() or not _)):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise click.BadParameter(f"CPUs are numbers and ranges such as 0,2-3, not {text!r}")
         cpus |= set(range(int(first), int(last or first) + 1))
-    available = os.sched_getaffinity(0)
-    if not cpus or not cpus <= available:
-        raise click.BadParameter(f"CPUs are among {sorted(available)}, not {text!r}")
-    return cpus
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, OverflowError, ValueError):
+        last_cpu = (os.cpu_count() or 1) - 1
+        raise click.BadParameter(f"this process may not run on {text!r}: CPUs are 0 to {last_cpu}") from None
