@@ -10,7 +10,7 @@ C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/blkback/*.h xenblk
 C_TESTS   := $(wildcard tests/native/*.c)
 CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 
-.PHONY: demo test lint types native-test oracle peers pytest wheel-test bench-xenstore bench-peers differential dist clean
+.PHONY: demo test lint types native-test oracle peers pytest wheel-test bench-xenstore bench-peers differential dist clean soak
 
 demo: $(VENV)/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
@@ -72,6 +72,15 @@ STEPS ?= 1000000
 SEED  ?= 1
 differential: $(VENV)/ready oracle
 	$(BIN)/python tests/oracle/run.py --steps $(STEPS) --seed $(SEED)
+
+# Two processes on a ring of one entry that sleep for each other: REQUESTS of them, or a description of the hang.
+REQUESTS ?= 10000000
+soak: build/soak
+	build/soak $(REQUESTS) $(SEED)
+
+build/soak: tests/model/soak.c ring/sring.c xenblk/emulated/evtchn.c $(C_HEADERS)
+	@mkdir -p build
+	$(CC) $(CWARN) -O2 -o $@ tests/model/soak.c ring/sring.c xenblk/emulated/evtchn.c
 
 pytest: $(VENV)/ready
 	$(BIN)/pytest
