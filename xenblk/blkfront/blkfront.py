@@ -11,7 +11,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, Domid
@@ -268,6 +268,18 @@ class Blkfront:
 
         Offset and length are multiples of 512 bytes within the disk; the buffer is left alone until the bio is done.
         """
+        return self.submit_batch([(op, offset, buffer)])[0]
+
+    def submit_batch(self, operations: Iterable[tuple[BlkifOp, int, memoryview | None]]) -> list[Bio]:
+        """As `submit`, for any number of operations; all of them or none."""
+        bios = [self._checked(*operation) for operation in operations]
+        with self._lock:
+            engine = self._data_path().engine
+            for bio in bios:
+                engine.submit(bio)
+        return bios
+
+    def _checked(self, op: BlkifOp, offset: int, buffer: memoryview | None) -> Bio:
         nr_bytes = 0 if buffer is None else buffer.nbytes
         if op == BlkifOp.READ and buffer is not None and buffer.readonly:
             raise UsageError("a read needs a buffer that can be written")
@@ -279,10 +291,7 @@ class Blkfront:
             raise UsageError(f"{nr_bytes} bytes at {offset} are outside the disk of {self.size} bytes")
         if self.read_only and op != BlkifOp.READ:
             raise OSError(errno.EROFS, f"disk {vdev_name(self.handle)} is read-only: it can be read, not {op.name}")
-        bio = Bio(op, offset, None if buffer is None else buffer.cast("B"))
-        with self._lock:
-            self._data_path().engine.submit(bio)
-        return bio
+        return Bio(op, offset, None if buffer is None else buffer.cast("B"))
 
     @contextlib.contextmanager
     def native(self) -> Iterator[Any]:
@@ -326,6 +335,20 @@ class Blkfront:
         if self._data is None:
             raise UsageError("the disk is not connected")
         return self._data
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when something may have happened, once `poll(0)` returned nothing."""
+        with self._lock:
+            self._data_path()
+            assert self._ring is not None
+            return self._ring.channel.fileno()
+
+    def take_event(self) -> None:
+        """After the descriptor became readable, before the next `poll`."""
+        with self._lock:
+            if self._ring is not None:
+                self._ring.channel.wait(0)
+        self._check_backend()
 
     def poll(self, timeout_s: float | None = None) -> list[Bio]:
         """Send what was submitted, wait until a bio is done, return all that are; empty after the timeout."""

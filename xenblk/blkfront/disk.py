@@ -37,7 +37,7 @@ class VirtualDisk:
 
     def pread(self, count: int, offset: int) -> bytes:
         """Up to `count` bytes from `offset`; fewer only at the end of the disk."""
-        _check_aligned(count, offset)
+        check_aligned(count, offset)
         data = bytearray(max(0, min(count, self.size - offset)))
         if data:
             self._run(BlkifOp.READ, offset, memoryview(data))
@@ -46,7 +46,7 @@ class VirtualDisk:
     def preadinto(self, buffer: Any, offset: int) -> int:
         """As `pread`, into a writable bytes-like object; returns how many bytes were read."""
         view = memoryview(buffer).cast("B")
-        _check_aligned(view.nbytes, offset)
+        check_aligned(view.nbytes, offset)
         view = view[: max(0, min(view.nbytes, self.size - offset))]
         if view.nbytes:
             self._run(BlkifOp.READ, offset, view)
@@ -55,11 +55,7 @@ class VirtualDisk:
     def pwrite(self, data: Any, offset: int) -> int:
         """Write a bytes-like object whole; returns its length. Durable only after `flush`."""
         view = memoryview(data).cast("B")
-        _check_aligned(view.nbytes, offset)
-        if self.read_only:
-            raise OSError(errno.EROFS, "the disk is read-only")
-        if offset + view.nbytes > self.size:
-            raise OSError(errno.ENOSPC, f"{view.nbytes} bytes at {offset} end beyond the disk of {self.size} bytes")
+        check_writable(self.frontend, view.nbytes, offset)
         if view.nbytes:
             self._run(BlkifOp.WRITE, offset, view)
         return view.nbytes
@@ -92,6 +88,16 @@ class VirtualDisk:
         self.close()
 
 
-def _check_aligned(count: int, offset: int) -> None:
+def check_aligned(count: int, offset: int) -> None:
+    """OSError EINVAL for what no request can say."""
     if offset < 0 or count < 0 or offset % SECTOR_SIZE or count % SECTOR_SIZE:
         raise OSError(errno.EINVAL, f"offset and length are multiples of {SECTOR_SIZE} bytes, not {offset} and {count}")
+
+
+def check_writable(frontend: Blkfront, count: int, offset: int) -> None:
+    """OSError EINVAL, EROFS or ENOSPC unless so many bytes can be written there."""
+    check_aligned(count, offset)
+    if frontend.read_only:
+        raise OSError(errno.EROFS, "the disk is read-only")
+    if offset + count > frontend.size:
+        raise OSError(errno.ENOSPC, f"{count} bytes at {offset} end beyond the disk of {frontend.size} bytes")
