@@ -50,6 +50,7 @@ class World:
         stack.callback(self.control.close)
         self.store = stack.enter_context(Xenstore(str(self.directory.xenstore(DOM0))))
         self.eventually = eventually
+        self.frontend_engine = "native"
 
     def backend(self, *options: str) -> Command:
         """A backend process that is ready."""
@@ -71,6 +72,7 @@ class World:
 
     def frontend(self, domid: Domid, **options: object) -> Blkfront:
         """A connected frontend in this process."""
+        options = {"engine": self.frontend_engine, **options}
         frontend = Blkfront(self.boot(domid), XVDA, **options)  # type: ignore[arg-type]
         self._stack.callback(frontend.close)
         frontend.connect()

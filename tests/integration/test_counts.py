@@ -13,6 +13,12 @@ SEGMENTS_MAX = 11
 MAPPING = ("map_ops", "map_pages", "unmap_ops", "unmap_pages")
 
 
+@pytest.fixture(autouse=True, params=["native", "python"])
+def frontend_engine(world: Any, request: pytest.FixtureRequest) -> None:
+    """Every count is the same with either engine."""
+    world.frontend_engine = request.param
+
+
 def burst(frontend: Blkfront, rng: random.Random, sizes_pages: list[int], in_place: bool = False) -> None:
     """Put operations of these sizes in flight at once, and wait for all of them."""
     sizes = [nr_pages * PAGE_SIZE for nr_pages in sizes_pages]

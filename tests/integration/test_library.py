@@ -1,6 +1,7 @@
 """xenblk inside a Python program: disks of any kind, errors with the right errno."""
 
 import errno
+import functools
 import threading
 from pathlib import Path
 
@@ -31,9 +32,11 @@ class Counting:
         self.calls.append("flush")
 
 
-@pytest.fixture(scope="module")
-def host() -> object:
+@pytest.fixture(scope="module", params=["native", "python"])
+def host(request: pytest.FixtureRequest) -> object:
+    """A host whose disks have either frontend engine."""
     with xenblk.Host() as host:
+        host.attach = functools.partial(host.attach, engine=request.param)
         yield host
 
 
