@@ -8,6 +8,8 @@
 #include "xenblk/blkif.h"
 #include "xenblk/channel.h"
 #include "xenblk/counters.h"
+#include "xenblk/copier.h"
+#include "xenblk/copying.h"
 #include "xenblk/polling.h"
 #include "xenblk/blkfront/pool.h"
 #include "xenblk/blkfront/lending.h"
@@ -126,6 +128,7 @@ struct xb_bio *xb_front_fail_all(struct xb_front *front, int error)
     for (; queued != NULL; queued = rest, rest = queued ? queued->next : NULL)
         end = fail(end, queued, error);
     front->first = NULL;
+    front->nr_queued = 0;
     return failed;
 }
 

@@ -10,6 +10,8 @@
 #include "xenblk/blkif.h"
 #include "xenblk/channel.h"
 #include "xenblk/counters.h"
+#include "xenblk/copier.h"
+#include "xenblk/copying.h"
 #include "xenblk/polling.h"
 #include "xenblk/blkfront/pool.h"
 #include "xenblk/blkfront/lending.h"
@@ -69,6 +71,7 @@ struct xb_front *xb_front_create(const struct xb_front_config *config)
         front->nr_free_ids++;
     }
     xb_poller_init(&front->poller, config->poll_us);
+    xb_copier_init(&front->copier, XB_COPY_MEASURED);
     return front;
 }
 
@@ -94,6 +97,7 @@ void xb_front_submit(struct xb_front *front, struct xb_bio *bio)
     else
         front->last->next = bio;
     front->last = bio;
+    front->nr_queued++;
 }
 
 void xb_front_submit_all(struct xb_front *front, struct xb_bio *bios, uint32_t count)
@@ -104,6 +108,8 @@ void xb_front_submit_all(struct xb_front *front, struct xb_bio *bios, uint32_t c
 
 static void publish(struct xb_front *front)
 {
+    /* The backend that sees the requests sees their data. */
+    xb_copy_fence(front->lender.how);
     front->must_notify |= xb_front_ring_push(front->ring);
     front->published = 1;
     front->unpublished = 0;
@@ -121,6 +127,16 @@ static void write_head(const struct xb_front *front, uint8_t *slot, const struct
     memcpy(slot + front->id_at + 8, &sector, sizeof(sector));
 }
 
+/* Once a fill, before its first copy. What is in flight together is what counts, so a guess at it will do. */
+static void choose_copy(struct xb_front *front, uint32_t nr_bytes)
+{
+    uint32_t room = xb_front_ring_free_slots(front->ring);
+    uint32_t nr_requests = front->nr_queued < room ? front->nr_queued : room;
+
+    front->chosen = 1;
+    front->lender.how = xb_copier_choose(&front->copier, nr_requests, (uint64_t)nr_requests * nr_bytes);
+}
+
 /* The next piece of a bio: 1, or 0 if there is no room for it now. */
 static int put_piece(struct xb_front *front, struct xb_bio *bio)
 {
@@ -135,6 +151,8 @@ static int put_piece(struct xb_front *front, struct xb_bio *bio)
     shadow = &front->shadows[id];
     shadow->loan.count = 0;
     part = rest == 0 ? 0 : xb_longest_piece(&front->lender, buffer, rest);
+    if (bio->op == XB_BLKIF_WRITE && !front->chosen)
+        choose_copy(front, part);
     if (part > 0 && !xb_lend(&front->lender, buffer, part, bio->op != XB_BLKIF_READ, &shadow->loan,
                              slot + front->id_at + 16)) {
         shadow->loan.count = 0;
@@ -153,6 +171,7 @@ static int put_piece(struct xb_front *front, struct xb_bio *bio)
 
 void xb_front_fill(struct xb_front *front)
 {
+    front->chosen = 0;
     while (front->first != NULL && front->fault.code == XB_FRONT_SOUND) {
         struct xb_bio *bio = front->first;
 
@@ -160,6 +179,7 @@ void xb_front_fill(struct xb_front *front)
             return;
         if (bio->nr_put == bio->nr_bytes) {
             front->first = bio->next;
+            front->nr_queued--;
             if (front->first != NULL)
                 __builtin_prefetch(front->first);
         }
@@ -185,7 +205,10 @@ int xb_front_push(struct xb_front *front)
 
 int xb_front_final_check(struct xb_front *front)
 {
-    return front->fault.code != XB_FRONT_SOUND || xb_front_ring_final_check(front->ring);
+    if (front->fault.code != XB_FRONT_SOUND || xb_front_ring_final_check(front->ring))
+        return 1;
+    xb_copier_slept(&front->copier);
+    return 0;
 }
 
 uint32_t xb_front_step(struct xb_front *front, struct xb_bio **done, uint32_t max)

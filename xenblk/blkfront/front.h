@@ -16,11 +16,14 @@ struct xb_front {
     uint32_t nr_free_ids;
     uint32_t id_at;      /* where in a slot its 8 bytes are */
     uint32_t unpublished;
+    uint32_t nr_queued; /* bios in the queue */
     uint16_t handle;
     uint8_t published;   /* since the last push: something */
     uint8_t must_notify; /* since the last push: the event index was passed */
+    uint8_t chosen;      /* in this fill: how to copy */
     struct xb_front_fault fault;
     struct xb_poller poller;
+    struct xb_copier copier;
     struct xb_lender lender;
     struct xb_shadow shadows[];
 };

@@ -4,6 +4,7 @@
 
 #include "grants/gnttab.h"
 #include "grants/table.h"
+#include "xenblk/copying.h"
 #include "xenblk/blkfront/pool.h"
 #include "xenblk/blkfront/lending.h"
 
@@ -14,15 +15,6 @@
 #define SECTOR_SHIFT 9
 #define SECTOR_SIZE 512u
 #define SEGMENT_BYTES 8
-
-/* The only place where data moves. A whole page is by far the most frequent length, so the compiler is told. */
-static void copy(uint8_t *to, const uint8_t *from, uint32_t nr_bytes)
-{
-    if (nr_bytes == PAGE_SIZE)
-        memcpy(to, from, PAGE_SIZE);
-    else
-        memcpy(to, from, nr_bytes);
-}
 
 /* One store a segment: gref, first and last sector, two bytes of padding. */
 static void write_segment(uint8_t *segments, uint32_t i, uint32_t gref, uint32_t first_sect, uint32_t last_sect)
@@ -62,7 +54,7 @@ static int bounce(struct xb_lender *lender, int to_backend, struct xb_loan *loan
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
 
         if (to_backend)
-            copy(page->data, loan->buffer + at, part);
+            xb_copy(lender->how, page->data, loan->buffer + at, part);
         write_segment(segments, i, page->gref, 0, (part >> SECTOR_SHIFT) - 1);
     }
     return 1;
@@ -118,7 +110,7 @@ static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan)
     for (uint32_t i = 0, at = 0; i < loan->count; i++, at += PAGE_SIZE) {
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
 
-        copy(loan->buffer + at, lender->pool.pages[loan->lent[i]].data, part);
+        xb_copy_plain(loan->buffer + at, lender->pool.pages[loan->lent[i]].data, part);
     }
 }
 

@@ -11,8 +11,9 @@
 
 struct xb_lender {
     struct xb_pool pool;
-    uint8_t *memory; /* the domain's memory: a buffer in it may be lent directly */
+    uint8_t *memory;       /* the domain's memory: a buffer in it may be lent directly */
     uint64_t memory_bytes; /* 0: bounce always */
+    int how;               /* to copy for the backend: XB_COPY_PLAIN or XB_COPY_STREAMING, with its fence */
     uint8_t persistent;
 };
 
