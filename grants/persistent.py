@@ -85,12 +85,11 @@ class PersistentGrants:
         self._unused_timeout_s = unused_timeout_s
         self._tree = RBTree()
         self._overflowed = False
-        self._now_s = 0.0
 
-    def acquire(self, refs: Sequence[GrantRef], *, device_writes: bool) -> list[Grant]:
+    def acquire(self, refs: Sequence[GrantRef], *, device_writes: bool, now: float) -> list[Grant]:
         """The pages of one request's references, in their order. GrantError if one cannot be mapped: none is held then.
 
-        `device_writes` says that the disk is written, so the pages are only read.
+        `device_writes` says that the disk is written, so the pages are only read. `now` is as for `release`.
         """
         found: dict[int, Grant] = {}
         for i, ref in enumerate(refs):
@@ -101,7 +100,10 @@ class PersistentGrants:
         missing = [i for i in range(len(refs)) if i not in found]
         for start in range(0, len(missing), BATCH_MAX):
             batch = missing[start : start + BATCH_MAX]
-            self._map_batch(refs, batch, found, readonly=device_writes and not self._persistent)
+            failed = self._map_batch(refs, batch, found, readonly=device_writes and not self._persistent)
+            if failed is not None:
+                self.release(list(found.values()), now)
+                raise map_error(failed)
         return [found[i] for i in range(len(refs))]
 
     def _use(self, node: Grant) -> Grant:
@@ -109,7 +111,10 @@ class PersistentGrants:
         self._counters.persistent_in_use += 1
         return node
 
-    def _map_batch(self, refs: Sequence[GrantRef], batch: list[int], found: dict[int, Grant], readonly: bool) -> None:
+    def _map_batch(
+        self, refs: Sequence[GrantRef], batch: list[int], found: dict[int, Grant], readonly: bool
+    ) -> Mapping | None:
+        """Add to `found` what can be mapped; the first that cannot, if any."""
         mappings = self._mapper.map(self._domain, [refs[i] for i in batch], readonly)
         self._counters.map_ops += 1
         if self._persistent:
@@ -122,9 +127,7 @@ class PersistentGrants:
                 self._counters.map_pages += 1
                 found[i] = Grant(mapping, mapping.page)
                 self._keep(found[i])
-        if failed is not None:
-            self.release(list(found.values()), self._now_s)
-            raise map_error(failed)
+        return failed
 
     def _keep(self, grant: Grant) -> None:
         if not self._persistent or grant.mapping.ref in self._tree:
@@ -141,7 +144,6 @@ class PersistentGrants:
 
     def release(self, grants: Sequence[Grant], now: float) -> None:
         """A request is done with its pages, at `now` in seconds of any monotonic clock."""
-        self._now_s = now
         passing = []
         for grant in grants:
             if grant.kept:
@@ -166,7 +168,6 @@ class PersistentGrants:
 
     def purge(self, now: float) -> int:
         """Let go of what was unused for too long, then of what the limit asks for; returns how many nodes that were."""
-        self._now_s = now
         victims = []
         if self._unused_timeout_s > 0:
             victims = [node for node in self._idle() if now - node.last_used_s >= self._unused_timeout_s]

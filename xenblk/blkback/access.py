@@ -42,7 +42,7 @@ class MappedAccess:
     @contextlib.contextmanager
     def pages(self, segments: Sequence[BlkifSegment], to_device: bool) -> Iterator[list[memoryview]]:
         """See DataAccess."""
-        grants = self._grants.acquire([segment.gref for segment in segments], device_writes=to_device)
+        grants = self._grants.acquire([s.gref for s in segments], device_writes=to_device, now=self._now())
         try:
             yield [
                 grant.page[segment.first_sect * SECTOR_SIZE : (segment.last_sect + 1) * SECTOR_SIZE]
