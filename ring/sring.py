@@ -171,8 +171,11 @@ class BackRing(_Ring):
         return self._copied[:] if found else None
 
     def look(self) -> bool:
-        """Whether `consume` would return or raise something; asks for no notification."""
-        return bool(lib.xb_back_ring_look(self._private))
+        """Whether `consume` would return something; asks for no notification. RingPeerError as `consume`."""
+        found = bool(lib.xb_back_ring_look(self._private))
+        if self._private.broken:
+            raise self.broken()
+        return found
 
     def final_check(self) -> bool:
         """Before sleeping. True: there is work, call `consume`; False: the frontend will notify of the next request."""
