@@ -56,17 +56,18 @@ struct parts {
 static struct parts carve_all(struct carver *carver, const struct xb_back_config *config)
 {
     uint32_t kept = nr_kept_max(config);
-    struct parts parts = {
-        /* first, so that it is page-aligned as the allocation is: direct I/O asks for that */
-        .bounce = config->grant_copy ? carve(carver, config->nr_records, BOUNCE_BYTES) : NULL,
-        .records = carve(carver, config->nr_records, sizeof(struct record)),
-        .live = carve(carver, config->nr_records, sizeof(uint64_t)),
-        .kept = carve(carver, xb_gref_map_bytes(kept), 1),
-        .idle = carve(carver, 2 * (size_t)kept, sizeof(struct xb_gref_entry *)),
-        .slots = carve(carver, nr_slots(config), sizeof(struct xb_slot)),
-        .freed = carve(carver, nr_slots(config), 1),
-    };
+    struct parts parts = {0};
 
+    /* First, so that it is page-aligned as the allocation is: direct I/O asks for that. Statements, because initializers
+     * have no order. */
+    if (config->grant_copy)
+        parts.bounce = carve(carver, config->nr_records, BOUNCE_BYTES);
+    parts.records = carve(carver, config->nr_records, sizeof(struct record));
+    parts.live = carve(carver, config->ring->nr_ents, sizeof(uint64_t)); /* a record may be charged again meanwhile */
+    parts.kept = carve(carver, xb_gref_map_bytes(kept), 1);
+    parts.idle = carve(carver, 2 * (size_t)kept, sizeof(struct xb_gref_entry *));
+    parts.slots = carve(carver, nr_slots(config), sizeof(struct xb_slot));
+    parts.freed = carve(carver, nr_slots(config), 1);
     return parts;
 }
 
@@ -205,8 +206,10 @@ static int take_request(struct xb_back *back)
     }
     xb_back_ring_consume(back->ring, slot);
     xb_blkif_parse(slot, back->ring->entry_size, &record->request);
-    if (back->config.charged_by_hand)
+    if (back->config.charged_by_hand) {
+        XB_ASSERT(back->nr_live < back->ring->nr_ents); /* all were told since the last batch */
         back->live[back->nr_live++] = record->user_id;
+    }
     if (move_begin(back, record))
         respond(back, record);
     return 1;

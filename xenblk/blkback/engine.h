@@ -67,7 +67,8 @@ uint32_t xb_back_purge(struct xb_back *back, uint64_t now_ns);
 /* Make one more request possible, known to the caller as `user_id`. 0 if all records are charged or in use. */
 int xb_back_charge(struct xb_back *back, uint64_t user_id);
 
-/* The user_id of a request that went live and was not told yet: 1, or 0 if there is none. The ring's thread only. */
+/* The user_id of a request that went live and was not told yet: 1, or 0 if there is none. The ring's thread only,
+ * until 0 after each batch. */
 int xb_back_live(struct xb_back *back, uint64_t *user_id);
 
 /* Take back a charge that no request used: 1 and its user_id, or 0 if there is none. After run ended. */

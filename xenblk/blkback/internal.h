@@ -64,7 +64,7 @@ struct xb_back {
     struct record_stack charged; /* by any thread, for the ring's */
     struct record_stack spent;   /* by the ring's thread, for those who charge */
     pthread_mutex_t charging;    /* one thread charges at a time */
-    uint64_t *live;              /* nr_records user_ids */
+    uint64_t *live;              /* user_ids of one batch: nr_ents */
     uint32_t nr_live;
     uint32_t nr_live_told;
     uint32_t stopping;
