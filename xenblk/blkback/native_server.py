@@ -44,12 +44,15 @@ class NativeServer:
         self._channel = channel
         self._charging = charging
         self._held = (disk, mapper, domain, counters)  # pointers do not keep what they point to
-        self._counters_memory = ffi.from_buffer(counters.fields)
+        # As for a ring: the address is taken once, and a view of our own keeps the memory.
+        self._fields = counters.fields[:]
+        with ffi.from_buffer(self._fields, require_writable=True) as fields:
+            fields_address = ffi.cast("struct xb_counters *", fields)
         config = ffi.new("struct xb_back_config *")
         config.ring = ring.native
         config.mapper = mapper.native
         config.grantor = domain.native
-        config.counters = ffi.cast("struct xb_counters *", self._counters_memory)
+        config.counters = fields_address
         config.channel = channel.native
         _set_disk(config, disk)
         config.persistent = persistent
@@ -62,7 +65,7 @@ class NativeServer:
         config.charged_by_hand = charging is not None
         self._native: Any = lib.xb_back_create(config)
         if self._native == ffi.NULL:
-            ffi.release(self._counters_memory)
+            self._fields.release()
             raise OSError(errno.ENOMEM, "there is no memory for the tables of a ring")
         self._purger = _Purger(self) if persistent else None
 
@@ -72,6 +75,7 @@ class NativeServer:
             self._purger.start()
         while (ended := lib.xb_back_run(self._native)) == lib.XB_BACK_LIVE:
             self._tell_live()
+        self._tell_live()
         if ended == lib.XB_RING_BROKEN:
             raise self._ring.broken()
 
@@ -81,9 +85,13 @@ class NativeServer:
             if self._charging is not None:
                 self._charging.live(int(user_id[0]))
 
-    def serve_batch(self) -> tuple[bool, bool]:
-        """One batch: (was there anything?, is there something to serve already?). RingPeerError as `run`."""
-        served = lib.xb_back_serve(self._native, time.monotonic_ns())
+    def serve_batch(self, now_ns: int | None = None) -> tuple[bool, bool]:
+        """One batch, at `now_ns` of any monotonic clock: (was there anything?, is there something to serve already?).
+
+        RingPeerError as `run`.
+        """
+        served = lib.xb_back_serve(self._native, time.monotonic_ns() if now_ns is None else now_ns)
+        self._tell_live()
         if served < 0:
             raise self._ring.broken()
         return served > 0, bool(lib.xb_back_final_check(self._native))
@@ -110,7 +118,7 @@ class NativeServer:
         self._tell_discarded()
         lib.xb_back_destroy(self._native)
         self._native = ffi.NULL
-        ffi.release(self._counters_memory)
+        self._fields.release()
 
     def _tell_discarded(self) -> None:
         user_id = ffi.new("uint64_t *")
