@@ -2,9 +2,6 @@
 
 import mmap
 import os
-from collections.abc import Callable, Iterator
-
-import pytest
 
 from xenblk.abi import PAGE_SIZE, Domid
 from xenblk.grants import (
@@ -137,29 +134,3 @@ class World:
             mapper.close()
         for fd in (self.memory_fd, self.active_fd, *self.maptrack_fds.values()):
             os.close(fd)
-
-
-@pytest.fixture
-def make_world() -> Iterator[Callable[..., World]]:
-    """Makes worlds, for tests that need one per example."""
-    worlds: list[World] = []
-
-    def make(**sizes: int) -> World:
-        worlds.append(World(**sizes))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.close()
-
-
-@pytest.fixture
-def world(make_world: Callable[..., World]) -> World:
-    """One granting domain."""
-    return make_world()
-
-
-@pytest.fixture(scope="session")
-def world_class() -> type[World]:
-    """For state machines, which make their own."""
-    return World

@@ -20,7 +20,9 @@ def _program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, FOLDER / name, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("name", "nr_cases"), [("fuzz_wire.py", 1000), ("fuzz_session.py", 300)])
+@pytest.mark.parametrize(
+    ("name", "nr_cases"), [("fuzz_wire.py", 1000), ("fuzz_session.py", 300), ("fuzz_engines.py", 40)]
+)
 def test_a_number_of_cases(name: str, nr_cases: int) -> None:
     done = _program(name, "--seed", str(SEED), "--cases", str(nr_cases))
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
