@@ -1,0 +1,150 @@
+"""xenblk as a contender: a host and a backend for each way of moving data, the frontend in this process."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from programs import Figures
+
+from xenblk.abi import DOM0, Domid
+from xenblk.blkfront import Blkfront
+from xenblk.emulated.control import ControlClient
+from xenblk.emulated.platform import EmulatedPlatform
+from xenblk.emulated.rundir import RunDirectory
+from xenblk.harness import Job, run_job
+from xenblk.harness.cpu import process_cpu_s
+from xenblk.harness.native_load import NativeLoad, NativeResult, run_native_load
+from xenblk.processes import Command, HostProcess
+from xenblk.toolstack import attach
+from xenblk.vdev import parse_vdev
+from xenblk.xenstore.client import Xenstore
+
+SEED: Final = 1
+_XVDA: Final = parse_vdev("xvda")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way of moving data: options of the backend and of the frontend."""
+
+    name: str
+    backend: tuple[str, ...] = ()
+    persistent: bool = True
+    engine: str = "native"
+
+
+PERSISTENT: Final = Mode("persistent")
+MAP: Final = Mode("map/unmap", ("--no-feature-persistent",), persistent=False)
+COPY: Final = Mode("grant copy", ("--grant-copy",), persistent=False)
+PYTHON: Final = Mode("persistent, Python engine", ("--engine", "python"), engine="python")
+
+
+def bounded(depth: int, block_bytes: int) -> Mode:
+    """Persistent, with room for half of the pages that are in flight."""
+    return Mode("bounded", ("--max-persistent-grants", str(max(1, depth * (block_bytes // 4096) // 2))))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to run: an operation ("read" or "write"), an order ("random" or "sequential"), so many at a time."""
+
+    op: str
+    order: str
+    block_bytes: int
+    depth: int
+
+
+class Ours:
+    """One disk, connected. `disk` is memory:SIZE or a path; the ends run on the CPUs `cpus`, frontend first."""
+
+    def __init__(
+        self, stack: contextlib.ExitStack, mode: Mode, disk: str, cpus: tuple[int, int], poll_us: int, name: str
+    ) -> None:
+        self.name = name
+        self._mode = mode
+        self._cpus = cpus
+        self._stamped_bytes = 0
+        host = stack.enter_context(HostProcess())
+        directory = RunDirectory(host.run_dir)
+        options = ["--pin", str(cpus[1]), "--poll-us", str(poll_us), *mode.backend]
+        self._backend = stack.enter_context(Command(["backend", "--run-dir", str(host.run_dir), *options]))
+        self._backend.readline()
+        self._connect(stack, host.run_dir, directory, disk, poll_us)
+
+    def _connect(
+        self, stack: contextlib.ExitStack, run_dir: Path, directory: RunDirectory, disk: str, poll_us: int
+    ) -> None:
+        control = ControlClient(directory.control)
+        domid = Domid(control.call("create", domid=None)[0]["domid"])
+        control.close()
+        with Xenstore(str(directory.xenstore(DOM0))) as store:
+            attach(store, domid, _XVDA, disk, "w")
+        platform = EmulatedPlatform(run_dir, domid)
+        stack.callback(platform.close)
+        self._frontend = Blkfront(
+            platform, _XVDA, feature_persistent=self._mode.persistent, engine=self._mode.engine, poll_us=poll_us
+        )
+        stack.callback(self._frontend.close)
+        self._frontend.connect()
+
+    def prepare(self, work: Work) -> bool:
+        """Put the stamps on the disk that reads of this work's blocks look for."""
+        if self._mode.engine == "native" and work.op == "read" and self._stamped_bytes != work.block_bytes:
+            count = self._frontend.size // work.block_bytes
+            stamps = NativeLoad(0, False, work.block_bytes, 8, SEED, count=count, verify=True)
+            run_native_load(self._frontend, stamps)
+            self._stamped_bytes = work.block_bytes
+        return True
+
+    def run(self, work: Work, seconds: float) -> Figures:
+        """Every block that is read has its stamp checked."""
+        if work.op == "write":
+            self._stamped_bytes = 0
+        with _on_cpu(self._cpus[0]):
+            backend_cpu_s = process_cpu_s(self._backend.pid)
+            if self._mode.engine == "native":
+                ios, iops, p50_us, p99_us, cpu_s = _of(run_native_load(self._frontend, _native(work, seconds)))
+            else:
+                ios, iops, p50_us, p99_us, cpu_s = self._run_python(work, seconds)
+        after_s = process_cpu_s(self._backend.pid)
+        assert backend_cpu_s is not None
+        assert after_s is not None
+        return Figures(self.name, iops, p50_us, p99_us, (cpu_s + after_s - backend_cpu_s) / max(1, ios) * 1e6)
+
+    def _run_python(self, work: Work, seconds: float) -> tuple[int, float, float, float, float]:
+        rw = ("rand" if work.order == "random" else "") + work.op
+        job = Job(rw, work.block_bytes, work.depth, SEED, runtime_s=seconds, verify=False)
+        found = run_job(self._frontend, job)
+        return found.ios, found.iops, found.p50_us, found.p99_us, found.frontend_cpu_s
+
+
+def _native(work: Work, seconds: float) -> NativeLoad:
+    reads = work.op == "read"
+    return NativeLoad(
+        read_percent=100 if reads else 0,
+        random=work.order == "random",
+        bs=work.block_bytes,
+        iodepth=work.depth,
+        seed=SEED,
+        runtime_s=seconds,
+        verify=reads,
+        stamped=reads,
+    )
+
+
+def _of(found: NativeResult) -> tuple[int, float, float, float, float]:
+    return found.ios, found.iops, found.p50_us, found.p99_us, found.cpu_s
+
+
+@contextlib.contextmanager
+def _on_cpu(cpu: int) -> Iterator[None]:
+    """This thread alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
