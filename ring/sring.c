@@ -263,6 +263,13 @@ int xb_back_ring_consume(struct xb_back_ring *ring, void *request)
     return 1;
 }
 
+const void *xb_back_ring_peek(const struct xb_back_ring *ring)
+{
+    if (ring->broken || ring->req_prod_seen == ring->req_cons)
+        return NULL;
+    return slot(ring->sring, ring->nr_ents, ring->entry_size, ring->req_cons);
+}
+
 int xb_back_ring_final_check(struct xb_back_ring *ring)
 {
     return ring->broken || final_check(&ring->sring->req_prod, &ring->sring->req_event, ring->req_cons);

@@ -107,6 +107,7 @@ struct xb_back *xb_back_create(const struct xb_back_config *config)
     back->config = *config;
     back->ring = config->ring;
     back->counters = config->counters;
+    back->sector_at = config->ring->entry_size == XB_BLKIF_X86_64_SLOT_BYTES ? 16 : 12;
     pthread_mutex_init(&back->charging, NULL);
     pthread_mutex_init(&back->slots_lock, NULL);
     xb_poller_init(&back->poller, config->poll_us);
@@ -210,6 +211,7 @@ static int take_request(struct xb_back *back)
         XB_ASSERT(back->nr_live < back->ring->nr_ents); /* all were told since the last batch */
         back->live[back->nr_live++] = record->user_id;
     }
+    move_fetch_ahead(back);
     if (move_begin(back, record))
         respond(back, record);
     return 1;
