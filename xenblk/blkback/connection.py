@@ -5,7 +5,7 @@ import dataclasses
 
 from xenblk.abi import Domid
 from xenblk.blkback.access import CopiedAccess, DataAccess, MappedAccess
-from xenblk.blkback.charging import ChargedRecords, ChargedRing, Charging
+from xenblk.blkback.charging import CarefulCharging, ChargedRecords, ChargedRing, Charging
 from xenblk.blkback.engine import PythonEngine
 from xenblk.blkback.frontend_keys import FrontendKeys
 from xenblk.blkback.native_server import NativeDisk, NativeServer
@@ -35,6 +35,7 @@ class Connection:
         parameters: BackendParameters,
         charging: Charging | None = None,
     ) -> None:
+        careful = None if charging is None else CarefulCharging(charging)
         with contextlib.ExitStack() as undo:
             domain = platform.foreign_domain(frontend)
             undo.callback(platform.release_domain, domain)
@@ -47,14 +48,15 @@ class Connection:
             counters = platform.counters(f"{name}.back")
             undo.callback(counters.close)
             link = _Link(platform.mapper, domain, channel, counters, ring, keys)
-            server = _server(link, disk, parameters, charging)
+            server = _server(link, disk, parameters, careful)
             undo.callback(server.close)
             thread = RingThread(name, server)
             thread.start()
             undo.callback(thread.stop)
-            if charging is not None:
-                nr_records = parameters.records_per_page * ring.nr_pages
-                charging.connected(ChargedRing(name, nr_records, server.charge))
+            if careful is not None:
+                charged = ChargedRing(name, parameters.records_per_page * ring.nr_pages, server.charge)
+                undo.callback(charged.close)
+                careful.connected(charged)
             self._undo = undo.pop_all()
 
     def close(self) -> None:
