@@ -16,7 +16,7 @@ from xenblk.disk import Disk, ObjectDisk, open_disk
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.emulated.rundir import RunDirectory
-from xenblk.errors import DiskError
+from xenblk.errors import DiskError, HostError, PeerGoneError
 from xenblk.processes import HostProcess
 from xenblk.toolstack import attach
 from xenblk.vdev import parse_vdev
@@ -32,6 +32,7 @@ class Host:
 
     def __init__(self, parameters: BackendParameters | None = None, charging: Charging | None = None) -> None:
         self._objects: dict[str, Any] = {}
+        self._disks: dict[Domid, VirtualDisk] = {}
         self._direct = parameters is not None and parameters.direct
         self._numbers = itertools.count()
         with contextlib.ExitStack() as undo:
@@ -42,6 +43,7 @@ class Host:
             undo.callback(platform.close)
             self._store = undo.enter_context(platform.xenstore())
             self._start_backend(platform, parameters, charging, undo)
+            undo.callback(self._close_disks)
             self._undo = undo.pop_all()
 
     def _start_backend(
@@ -78,22 +80,35 @@ class Host:
         `engine` is the frontend's: "native" or "python". DiskError or HostError with a sentence if it cannot be used.
         The object stays the caller's.
         """
+        handle = parse_vdev(vdev)
         params = disk if isinstance(disk, str) else f"{_OBJECT}{next(self._numbers)}"
         if not isinstance(disk, str):
             self._objects[params] = disk
         domid = Domid(self._control.call("create", domid=None)[0]["domid"])
-        handle = parse_vdev(vdev)
-        attach(self._store, domid, handle, params, mode)
-        platform = EmulatedPlatform(self.run_dir, domid)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._forget, domid, params)
+            attach(self._store, domid, handle, params, mode)
+            platform = EmulatedPlatform(self.run_dir, domid)
+            undo.callback(platform.close)
             frontend = Blkfront(platform, handle, feature_persistent=feature_persistent, engine=engine)
-            virtual_disk = VirtualDisk(frontend, on_close=platform.close)
-            self._undo.callback(virtual_disk.close)
-            frontend.connect()
-        except BaseException:
-            platform.close()
-            raise
+            try:
+                frontend.connect()
+            except BaseException:
+                frontend.close()
+                raise
+            virtual_disk = self._disks[domid] = VirtualDisk(frontend, on_close=undo.pop_all().close)
         return virtual_disk
+
+    def _forget(self, domid: Domid, params: str) -> None:
+        self._disks.pop(domid, None)
+        self._objects.pop(params, None)
+        with contextlib.suppress(HostError, PeerGoneError):
+            self._control.call("destroy", domid=domid)  # if its kernel's end has not done that
+
+    def _close_disks(self) -> None:
+        with contextlib.ExitStack() as disks:
+            for disk in self._disks.values():
+                disks.callback(disk.close)
 
     def close(self) -> None:
         """Close every disk, stop the backend and the host."""
