@@ -23,7 +23,7 @@ BAD_REFS = (0, FOREIGN, BAD_FRAME, UNGRANTED, 511, 512, 1 << 31, (1 << 32) - 1)
 
 
 def make_setup(dice: random.Random) -> dict[str, Any]:
-    """Every mode there is; those without in_any_order may be as narrow as they like."""
+    """Every mode there is."""
     in_any_order = dice.random() < 0.25
     persistent = dice.random() < 0.7
     setup = {
@@ -36,9 +36,9 @@ def make_setup(dice: random.Random) -> dict[str, Any]:
         "read_only": dice.random() < 0.1,
         "disk": dice.choice(["file", "direct"] if in_any_order else ["memory", "memory", "tmpfs"]),
     }
+    setup["charged"] = dice.random() < 0.3
+    setup["records_per_page"] = 32 if in_any_order and setup["charged"] else dice.choice([1, 3, 32])
     if not in_any_order:
-        setup["charged"] = dice.random() < 0.3
-        setup["records_per_page"] = dice.choice([1, 3, 32])
         setup["maptrack_entries"] = dice.choice([5, 40, 512, 512, 512])
     return setup
 
@@ -152,7 +152,8 @@ def make(dice: random.Random) -> list[list[Any]]:
             event = _event(dice)
             if not (in_any_order and event[0] == "grant"):  # which may give two requests the same frame
                 case.append(event)
-        case += _shared_nothing(dice) if in_any_order else _batch(dice)
+        # Requests that nobody charged for would be served with the next batch, and share something with it.
+        case += [["charge", 200], *_shared_nothing(dice)] if in_any_order else _batch(dice)
     if dice.random() < 0.1:
         case.append(["break", dice.choice([1 << 12, 1 << 31, (1 << 32) - 1])])
     return case
