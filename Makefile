@@ -35,13 +35,13 @@ build/typing/xenblk: Makefile
 native-test: $(patsubst tests/native/%.c,build/native/%.asan.ok,$(C_TESTS)) \
              $(patsubst tests/native/%.c,build/native/%.tsan.ok,$(C_TESTS))
 
-build/native/%.asan.ok: tests/native/%.c $(C_SOURCES) $(C_HEADERS)
+build/native/%.asan.ok: tests/native/%.c $(wildcard tests/native/*.h) $(C_SOURCES) $(C_HEADERS)
 	@mkdir -p build/native
 	$(CC) $(CWARN) -g -O1 -pthread -fsanitize=address,undefined -fno-sanitize-recover=all -o build/native/$*.asan $< $(C_SOURCES)
 	build/native/$*.asan
 	@touch $@
 
-build/native/%.tsan.ok: tests/native/%.c $(C_SOURCES) $(C_HEADERS)
+build/native/%.tsan.ok: tests/native/%.c $(wildcard tests/native/*.h) $(C_SOURCES) $(C_HEADERS)
 	@mkdir -p build/native
 	$(CC) $(CWARN) -Wno-error=tsan -g -O1 -pthread -fsanitize=thread -o build/native/$*.tsan $< $(C_SOURCES)
 	build/native/$*.tsan
