@@ -18,7 +18,7 @@
 #include "xenblk/assert.h"
 
 #define NS_PER_S 1000000000
-#define WAIT_NS 10000000 /* of one poll: what another thread stops is seen after that */
+#define FOR_EVER -1 /* a timer would cost as much as the rest of a sleep; the frontend's owner wakes us now and then */
 #define BATCH_MAX 128
 #define SUBBUCKET_BITS 6
 #define GOLDEN 0x9e3779b97f4a7c15u
@@ -268,7 +268,7 @@ int xb_load_run(struct xb_load *load, uint64_t slice_ns)
     if (load->result.in_flight == 0)
         start_first(load, at_ns);
     while (load->result.in_flight > 0) {
-        uint32_t count = xb_front_poll(load->front, done, BATCH_MAX, WAIT_NS);
+        uint32_t count = xb_front_poll(load->front, done, BATCH_MAX, FOR_EVER);
 
         if (count == 0 && xb_front_fault(load->front)->code != XB_FRONT_SOUND)
             return XB_LOAD_FAULT;

@@ -103,8 +103,7 @@ void xb_poller_found(struct xb_poller *poller)
     poller->spins = 0;
 }
 
-void xb_poller_slept(struct xb_poller *poller, uint64_t slept_ns)
+void xb_poller_slept(struct xb_poller *poller)
 {
     poller->statistics.slept++;
-    poller->statistics.slept_ns += slept_ns;
 }

@@ -31,7 +31,6 @@ struct xb_poller_statistics {
     uint64_t vain;     /* that lasted to the end of the window */
     uint64_t slept;    /* sleeps */
     uint64_t vain_ns;  /* time of the polls in vain */
-    uint64_t slept_ns; /* time of the sleeps */
 };
 
 struct xb_poller {
@@ -56,5 +55,5 @@ int xb_poller_again(struct xb_poller *poller);
 /* After a look that saw something. */
 void xb_poller_found(struct xb_poller *poller);
 
-/* After a sleep of `slept_ns`. */
-void xb_poller_slept(struct xb_poller *poller, uint64_t slept_ns);
+/* After a sleep. */
+void xb_poller_slept(struct xb_poller *poller);

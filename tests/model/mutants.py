@@ -18,7 +18,10 @@ _R: Final = "return __atomic_load_n(prod, __ATOMIC_SEQ_CST) != cons;"
 _SET: Final = "__atomic_fetch_or(word, XB_EVTCHN_PENDING, __ATOMIC_SEQ_CST);"
 _CLEAR: Final = "__atomic_fetch_and(word, ~(uint32_t)XB_EVTCHN_PENDING, __ATOMIC_SEQ_CST);"
 _WAIT: Final = """\
-    sleep_until_readable(port->fd, timeout_ns);
+    if (timeout_ns < 0)
+        sleep_until_read(port->fd);
+    else
+        sleep_until_readable(port->fd, timeout_ns);
     if (xb_evtchn_clear_pending(port->word)) {
 """
 _WAIT_CLEARING_FIRST: Final = """\

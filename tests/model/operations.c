@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -138,6 +139,8 @@ static ssize_t eventfd_access(int owner, int readable)
 #define memcpy(to, from, size) ((void)(size), shared_copy(to, from))
 #define ppoll(fds, nr, timeout, mask) ((void)(fds), (void)(timeout), eventfd_ppoll())
 #define read(fd, to, size) ((void)(to), eventfd_access(fd, 0))
+#define preadv2(fd, to, nr, at, flags) ((void)(to), eventfd_access(fd, 0))
+#define poll(fds, nr, timeout) ((void)(fds), 1) /* no eventfd is full */
 #define write(fd, from, size) ((void)(from), eventfd_access(fd, 1))
 #undef XB_ASSERT
 #define XB_ASSERT(condition) \

@@ -229,7 +229,7 @@ static void share(void)
 
         port->word = &shared->words[side];
         port->remote_word = &shared->words[1 - side];
-        if ((port->fd = eventfd(0, EFD_NONBLOCK)) < 0)
+        if ((port->fd = eventfd(0, 0)) < 0)
             fail("eventfd");
     }
     for (int side = FRONT; side <= BACK; side++)

@@ -8,7 +8,6 @@
 #include "xenblk/blkback/internal.h"
 #include "xenblk/clock.h"
 
-#define SLEEP_NS 1000000000 /* nobody needs to wake us for less than a request or stop; this is for the unforeseen */
 #define PUBLISH_EVERY 4     /* responses: the guest's next requests come while we serve the rest */
 #define REAP_MAX 32
 #define RESPONSE_BYTES 16
@@ -276,13 +275,17 @@ static int has_room(struct xb_back *back)
     return back->free.top || __atomic_load_n(&back->charged.top, __ATOMIC_RELAXED) != NULL;
 }
 
+static int has_work(struct xb_back *back)
+{
+    return (has_room(back) && xb_back_ring_look(back->ring)) ||
+           (has_file_work(back) && xb_file_final_check(back->file));
+}
+
 /* Look for a while whether something comes; 1 if so. */
 static int poll_a_little(struct xb_back *back)
 {
     xb_poller_begin(&back->poller);
-    while (!(has_room(back) && xb_back_ring_look(back->ring))) {
-        if (has_file_work(back) && xb_file_final_check(back->file))
-            break;
+    while (!has_work(back)) {
         if (is_stopping(back) || !xb_poller_again(&back->poller))
             return 0;
     }
@@ -295,43 +298,41 @@ static void sleep_for_both(struct xb_back *back)
     const struct xb_channel *channel = back->config.channel;
     struct pollfd fds[] = {{.fd = channel->fd, .events = POLLIN},
                            {.fd = xb_file_event_fd(back->file), .events = POLLIN}};
-    struct timespec timeout = {.tv_sec = 1};
 
-    ppoll(fds, 2, &timeout, NULL);
-    if (fds[0].revents)
+    if (poll(fds, 2, -1) > 0 && fds[0].revents)
         channel->wait(channel->context, 0);
 }
 
-/* Sleep until the guest, the disk or the caller has something for us; not at all if it has already. */
+/* Sleep until the guest, the disk or the caller has something for us; not at all if it has already. Without a record for
+ * it, what is on the ring is no reason to stay awake: a record comes with the disk's event, or the caller's. */
 static void sleep_until_event(struct xb_back *back)
 {
-    uint64_t start_ns;
-
-    /* Without a record for it, what is on the ring is no reason to stay awake. */
     if (has_room(back) && xb_back_final_check(back))
         return;
     if (has_file_work(back) && xb_file_final_check(back->file))
         return;
-    start_ns = xb_monotonic_ns();
     if (has_file_work(back))
         sleep_for_both(back);
     else
-        back->config.channel->wait(back->config.channel->context, SLEEP_NS);
-    xb_poller_slept(&back->poller, xb_monotonic_ns() - start_ns);
+        back->config.channel->wait(back->config.channel->context, -1);
+    xb_poller_slept(&back->poller);
     xb_copier_slept(&back->copier);
 }
 
 int xb_back_run(struct xb_back *back)
 {
     while (!is_stopping(back)) {
-        int served = xb_back_serve(back, xb_monotonic_ns());
+        int served;
 
+        if (!poll_a_little(back)) {
+            sleep_until_event(back);
+            continue;
+        }
+        served = xb_back_serve(back, xb_monotonic_ns());
         if (served < 0)
             return XB_RING_BROKEN;
         if (back->nr_live > 0)
             return XB_BACK_LIVE;
-        if (served == 0 && !poll_a_little(back))
-            sleep_until_event(back);
     }
     return XB_BACK_STOPPED;
 }

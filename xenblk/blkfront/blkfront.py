@@ -30,7 +30,7 @@ _log: Final = logging.getLogger("xenblk.blkfront")
 
 _TOKEN: Final = "backend"
 _LIVENESS_S: Final = 0.25
-"""How long `poll` sleeps before it looks whether there still is a backend."""
+"""How long anybody sleeps for a response, at most, before he looks whether there still is a backend."""
 
 VDISK_READONLY: Final = 4
 
@@ -153,6 +153,9 @@ class Blkfront:
                 event = self._store.next_event(_LIVENESS_S)
                 if event is not None and not self._closing:
                     self._backend_changed()
+                elif self._ring is not None:
+                    # Who sleeps for a response sleeps without a timer, which would cost as much as the rest of it.
+                    self._ring.channel.wake()
         except PeerGoneError as e:
             if not self._closing:
                 self._lose(OSError(errno.ENODEV, str(e)))
@@ -362,7 +365,7 @@ class Blkfront:
             left_s = _LIVENESS_S if deadline_s is None else min(_LIVENESS_S, deadline_s - time.monotonic())
             if left_s <= 0:
                 return []
-            channel.wait(left_s)
+            channel.wait(None if left_s == _LIVENESS_S else left_s)
             self._check_backend()
 
     def _step(self) -> tuple[list[Bio], bool]:

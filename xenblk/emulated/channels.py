@@ -51,8 +51,8 @@ class ChannelTable:
     def alloc_unbound(self, domid: Domid, remote: Domid, holder: object) -> tuple[EvtchnPort, Channel]:
         """Give `domid` a new port that `remote` may bind to; HostError ENOSPC when there are no more channels."""
         number = self._free_number()
-        flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-        channel = Channel(number, remote, (os.eventfd(0, flags), os.eventfd(0, flags)), [None, None])
+        eventfds = (os.eventfd(0, os.EFD_CLOEXEC), os.eventfd(0, os.EFD_CLOEXEC))
+        channel = Channel(number, remote, eventfds, [None, None])
         self._channels[number] = channel
         for side in (0, 1):
             self._words[number * 2 + side] = 0
@@ -133,7 +133,7 @@ class ChannelTable:
 
     def _kick(self, channel: Channel, side: int) -> None:
         if lib.xb_evtchn_set_pending(self._word(channel, side)):
-            os.eventfd_write(channel.eventfds[side], 1)
+            lib.xb_evtchn_kick(channel.eventfds[side])
 
     def _word(self, channel: Channel, side: int) -> Any:
         return self._words + channel.number * 2 + side

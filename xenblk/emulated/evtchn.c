@@ -2,6 +2,7 @@
 #include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,13 +54,37 @@ uint32_t xb_evtchn_load(uint32_t *word)
     return __atomic_load_n(word, __ATOMIC_SEQ_CST);
 }
 
-/* A full eventfd is readable already, and a descriptor that another thread closed has nobody left to wake. */
-static void wake(int fd)
+/* Empty it, if it is not empty. */
+static void take_wakeups(int fd)
+{
+    uint64_t count;
+    struct iovec to = {&count, sizeof(count)};
+    ssize_t taken = preadv2(fd, &to, 1, -1, RWF_NOWAIT); /* maybe nothing: another thread was first, or closed it */
+
+    (void)taken;
+}
+
+static void write_one(int fd)
 {
     uint64_t one = 1;
-    ssize_t written = write(fd, &one, sizeof(one));
+    ssize_t written = write(fd, &one, sizeof(one)); /* a descriptor that is closed has nobody left to wake */
 
     (void)written;
+}
+
+/* A full eventfd would block; only a peer that means harm fills one. */
+static void make_room(int fd)
+{
+    struct pollfd pollfd = {.fd = fd, .events = POLLOUT};
+
+    if (poll(&pollfd, 1, 0) == 0)
+        take_wakeups(fd);
+}
+
+void xb_evtchn_kick(int fd)
+{
+    make_room(fd);
+    write_one(fd);
 }
 
 void xb_evtchn_notify(struct xb_evtchn_port *port)
@@ -68,7 +93,7 @@ void xb_evtchn_notify(struct xb_evtchn_port *port)
         return;
     port->sent++;
     if (xb_evtchn_set_pending(port->remote_word))
-        wake(port->remote_fd);
+        write_one(port->remote_fd);
     else
         port->coalesced++;
 }
@@ -77,13 +102,17 @@ static void sleep_until_readable(int fd, int64_t timeout_ns)
 {
     struct pollfd pollfd = {.fd = fd, .events = POLLIN};
     struct timespec timeout = {.tv_sec = timeout_ns / NS_PER_S, .tv_nsec = timeout_ns % NS_PER_S};
+
+    if (ppoll(&pollfd, 1, &timeout, NULL) > 0)
+        take_wakeups(fd);
+}
+
+static void sleep_until_read(int fd)
+{
     uint64_t count;
+    ssize_t taken = read(fd, &count, sizeof(count)); /* nothing, if a signal came */
 
-    if (ppoll(&pollfd, 1, timeout_ns < 0 ? NULL : &timeout, NULL) > 0) {
-        ssize_t taken = read(fd, &count, sizeof(count)); /* maybe nothing: another thread was first, or closed it */
-
-        (void)taken;
-    }
+    (void)taken;
 }
 
 /* The eventfd is emptied before the bit is cleared. In that order a sender that finds the bit still set may skip the
@@ -91,7 +120,10 @@ static void sleep_until_readable(int fd, int64_t timeout_ns)
  * together with an older one. */
 int xb_evtchn_wait(struct xb_evtchn_port *port, int64_t timeout_ns)
 {
-    sleep_until_readable(port->fd, timeout_ns);
+    if (timeout_ns < 0)
+        sleep_until_read(port->fd);
+    else
+        sleep_until_readable(port->fd, timeout_ns);
     if (xb_evtchn_clear_pending(port->word)) {
         port->delivered++;
         return 1;
@@ -103,7 +135,8 @@ int xb_evtchn_wait(struct xb_evtchn_port *port, int64_t timeout_ns)
 void xb_evtchn_wake(struct xb_evtchn_port *port)
 {
     xb_evtchn_set_pending(port->word);
-    wake(port->fd);
+    xb_evtchn_kick(port->fd);
+    make_room(port->remote_fd);
 }
 
 static void channel_notify(void *context)

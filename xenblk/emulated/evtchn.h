@@ -27,7 +27,7 @@ void xb_evtchn_set_unbound(uint32_t *word, int unbound);
 /* The word as it is now. */
 uint32_t xb_evtchn_load(uint32_t *word);
 
-/* One end, as its owner uses it. The descriptors are eventfds, non-blocking, and the caller's. */
+/* One end, as its owner uses it. The descriptors are eventfds, and the caller's. They block: to sleep is then one read. */
 struct xb_evtchn_port {
     uint32_t *word;
     uint32_t *remote_word;
@@ -42,11 +42,14 @@ struct xb_evtchn_port {
 /* Set the other end's bit, and wake its owner if that was news; nothing while it is unbound. */
 void xb_evtchn_notify(struct xb_evtchn_port *port);
 
-/* Take an event: 1, or 0 after `timeout_ns` (less than 0: never), a signal, or somebody's wake. */
+/* Take an event: 1, or 0 after `timeout_ns`, a signal, or somebody's wake. Less than 0 waits for ever, and costs less. */
 int xb_evtchn_wait(struct xb_evtchn_port *port, int64_t timeout_ns);
 
-/* Let the owner's own wait return; from any thread. */
+/* Let the owner's own wait return, or its notify, should the other end have made that block; from any thread. */
 void xb_evtchn_wake(struct xb_evtchn_port *port);
+
+/* Wake who sleeps at an eventfd; never blocks. */
+void xb_evtchn_kick(int fd);
 
 /* `channel` becomes a way to use the port, as long as that lives. */
 void xb_evtchn_channel(struct xb_evtchn_port *port, struct xb_channel *channel);

@@ -70,7 +70,7 @@ class EmulatedEventChannel:
     def unmask(self) -> None:
         """Allow wake-ups; one that came meanwhile is delivered now."""
         if lib.xb_evtchn_unmask(self._native.word):
-            os.eventfd_write(self._native.fd, 1)
+            lib.xb_evtchn_kick(self._native.fd)
 
     def statistics(self) -> EventChannelStatistics:
         """What this end did so far."""
