@@ -111,6 +111,15 @@ struct xb_gref_entry *xb_gref_map_find(struct xb_gref_map *map, uint32_t gref)
     }
 }
 
+void xb_gref_map_fetch(const struct xb_gref_map *map, uint32_t gref)
+{
+    /* The first cell alone, and without the lock: nothing depends on what it says. */
+    const struct xb_gref_entry *entry = entry_of(map, load_cell(map, home(map, gref)));
+
+    if (entry)
+        __builtin_prefetch(entry);
+}
+
 int xb_gref_map_take(struct xb_gref_map *map, uint32_t gref, struct xb_gref_entry **entry)
 {
     struct xb_gref_entry *found = xb_gref_map_find(map, gref);
@@ -128,12 +137,11 @@ int xb_gref_map_take(struct xb_gref_map *map, uint32_t gref, struct xb_gref_entr
 
 void xb_gref_map_put(struct xb_gref_entry *entry, uint64_t now_ns)
 {
-    uint32_t usage;
-
+    /* Ours while it is 2: nobody else changes it, and a plain store will do. */
+    XB_ASSERT(__atomic_load_n(&entry->usage, __ATOMIC_RELAXED) == 2);
     __atomic_store_n(&entry->last_used_ns, now_ns, __ATOMIC_RELAXED);
     /* [P] Release: the reaper's [R] comes after our last access to the page, and idle's [I] sees when that was. */
-    usage = __atomic_exchange_n(&entry->usage, 1, __ATOMIC_RELEASE);
-    XB_ASSERT(usage == 2);
+    __atomic_store_n(&entry->usage, 1, __ATOMIC_RELEASE);
 }
 
 static struct xb_gref_entry *entry_take_free(struct xb_gref_map *map)

@@ -64,17 +64,21 @@ static int finish(struct xb_back *back, struct record *record, int ok)
 /* A memory disk */
 
 #define LINE_BYTES 64
-#define FETCH_LINES 8 /* by then the hardware sees where it goes */
+#define FETCH_LINES 32 /* half of a page: by then the hardware sees where it goes */
 
-void move_fetch_ahead(const struct xb_back *back)
+void move_fetch_ahead(struct xb_back *back)
 {
     const uint8_t *slot = xb_back_ring_peek(back->ring), *at;
     uint64_t sector;
+    uint32_t gref;
 
-    if (!slot || !back->config.disk_memory || slot[0] != XB_BLKIF_READ)
+    if (!slot)
         return;
+    memcpy(&gref, slot + back->sector_at + sizeof(sector), sizeof(gref));
+    if (back->config.persistent)
+        xb_gref_map_fetch(&back->kept, gref);
     memcpy(&sector, slot + back->sector_at, sizeof(sector));
-    if (sector >= back->config.disk_sectors)
+    if (!back->config.disk_memory || slot[0] != XB_BLKIF_READ || sector >= back->config.disk_sectors)
         return;
     at = (const uint8_t *)back->config.disk_memory + sector * SECTOR_BYTES;
     for (uint32_t i = 0; i < FETCH_LINES; i++)
@@ -102,7 +106,7 @@ static int move_memory(struct xb_back *back, struct record *record)
         if (is_read(record))
             xb_copy(back->how, buffers[i], at, size);
         else
-            memcpy(at, buffers[i], size);
+            xb_copy_plain(at, buffers[i], size);
         at += size;
     }
     return finish(back, record, 1);
