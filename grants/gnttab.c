@@ -8,6 +8,7 @@
 #include "grants/arena.h"
 #include "grants/gnttab.h"
 #include "grants/pins.h"
+#include "grants/handles.h"
 #include "xenblk/assert.h"
 
 #define PAGE_BYTES 4096u
@@ -113,33 +114,6 @@ static int unpin(struct xb_grantor *grantor, struct xb_maptrack_entry *track, ui
     return GNTST_okay;
 }
 
-/* Handles: a stack of free ones, and the entries above nr_touched that were never used. */
-
-static int handle_take(struct xb_mapper *mapper, uint32_t *handle)
-{
-    int found = 1;
-
-    if (!lock_take(&mapper->lock, 1))
-        return 0;
-    if (mapper->nr_free > 0)
-        *handle = mapper->free[--mapper->nr_free];
-    else if (mapper->nr_touched < mapper->nr_track)
-        *handle = mapper->nr_touched++;
-    else
-        found = 0;
-    lock_release(&mapper->lock);
-    return found;
-}
-
-static void handle_give(struct xb_mapper *mapper, uint32_t handle)
-{
-    int locked = lock_take(&mapper->lock, 1);
-
-    XB_ASSERT(locked && mapper->nr_free < mapper->nr_track);
-    mapper->free[mapper->nr_free++] = handle;
-    lock_release(&mapper->lock);
-}
-
 static int pin_with_handle(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t ref, uint32_t flags,
                            uint32_t *handle, uint32_t *frame)
 {
@@ -186,6 +160,11 @@ static int set_busy(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32
         return GNTST_okay;
     set_idle(track);
     return GNTST_bad_handle;
+}
+
+int xb_mapper_is_crowded(const struct xb_mapper *mapper)
+{
+    return nr_used(mapper) >= mapper->nr_track - mapper->nr_track / 4;
 }
 
 /* Hypercalls */

@@ -12,6 +12,7 @@ from xenblk.abi import Domid, GrantRef
 from xenblk.errors import GrantError, UsageError
 from xenblk.grants.arena import Arena
 from xenblk.grants.entries import Entries
+from xenblk.grants.mappings import max_mapped_pages
 from xenblk.grants.status import GrantStatus
 
 
@@ -85,21 +86,34 @@ class MappedRegion:
 class GrantMapper:
     """Maps granted pages for one process, number `owner`, of domain `domid`; `maptrack` records them for the host.
 
-    Calls from any thread; each is one operation on a batch, and statuses are per reference.
+    `max_pages` is how many may be mapped at a time, NO_SPACE beyond; by default as many as can always be unmapped again
+    (xenblk.grants.mappings). Calls from any thread; each is one operation on a batch, and statuses are per reference.
     """
 
-    def __init__(self, owner: int, domid: Domid, maptrack: memoryview, arena_pages: int = 65536) -> None:
+    def __init__(
+        self,
+        owner: int,
+        domid: Domid,
+        maptrack: memoryview,
+        arena_pages: int = 65536,
+        max_pages: int | None = None,
+    ) -> None:
         self._arena = Arena(arena_pages)
         self._track = Entries("xb_maptrack_entry", maptrack)
         self.native = ffi.new("struct xb_mapper *")
         self.native.track = self._track.first
-        self.native.nr_track = self._track.nr_entries
+        self.native.nr_track = min(self._track.nr_entries, max_mapped_pages() if max_pages is None else max_pages)
         self._stack = ffi.new("uint32_t[]", self.native.nr_track)
         self.native.free = self._stack
         self.native.owner = owner
         self.native.domid = domid
         self._mapped: set[Mapping] = set()
         self._lock = threading.Lock()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so much is mapped that no page should stay mapped beyond its request."""
+        return bool(lib.xb_mapper_is_crowded(self.native))
 
     @property
     def mapped_pages(self) -> int:

@@ -6,7 +6,8 @@ for a request's segment finds
     an idle node     it becomes active; no operation at all (a hit)
     an active node   some request in flight has it: this segment gets a mapping of its own, used once
     nothing          the page is mapped (a miss), and kept if there are fewer nodes than the limit; otherwise the
-                     overflow flag is set and the mapping is used once, as if persistence did not exist
+                     overflow flag is set and the mapping is used once, as if persistence did not exist; used once
+                     likewise, without the flag, while the mapper is crowded
 
 so that one request may mix kept and passing mappings. When it is done, kept ones become idle and passing ones are
 unmapped, all in one operation and before the response: the frontend takes its pages back on seeing that.
@@ -132,8 +133,10 @@ class PersistentGrants:
     def _keep(self, grant: Grant) -> None:
         if not self._persistent or grant.mapping.ref in self._tree:
             return
-        if len(self._tree) >= self._limit:
-            self._overflowed = True
+        full = len(self._tree) >= self._limit
+        if full or self._mapper.is_crowded:
+            # What others have mapped is nothing that a purge of ours makes room for.
+            self._overflowed = self._overflowed or full
             self._counters.persistent_overflow += 1
             return
         self._tree[grant.mapping.ref] = grant

@@ -57,11 +57,15 @@ class World:
         return owner
 
     def mapper(
-        self, domid: Domid = backend, arena_pages: int = 1024, nr_entries: int = MAPTRACK_ENTRIES
+        self,
+        domid: Domid = backend,
+        arena_pages: int = 1024,
+        nr_entries: int = MAPTRACK_ENTRIES,
+        max_pages: int | None = None,
     ) -> GrantMapper:
         """A new mapping process, so to speak."""
         owner = self.maptrack(nr_entries)
-        mapper = GrantMapper(owner, domid, memoryview(self.maptracks[owner]), arena_pages)
+        mapper = GrantMapper(owner, domid, memoryview(self.maptracks[owner]), arena_pages, max_pages)
         self.mappers.append(mapper)
         return mapper
 

@@ -67,7 +67,7 @@ void lend_unmap(struct xb_back *back, struct xb_unmap_grant_ref *ops, uint32_t c
     sort_by_address(ops, count);
     xb_gnttab_unmap(back->config.mapper, back->config.grantor, ops, count);
     for (uint32_t i = 0; i < count; i++)
-        XB_ASSERT(ops[i].status == GNTST_okay); /* our own handles; and GrantMapper keeps below max_map_count */
+        XB_ASSERT(ops[i].status == GNTST_okay); /* our own handles, and no more of them than can be unmapped */
     count_atomically(&back->counters->unmap_ops, 1);
     count_atomically(&back->counters->unmap_pages, count);
 }
@@ -117,6 +117,11 @@ static void keep(struct xb_back *back, uint32_t gref, struct lent_page *lent)
 
     if (!back->config.persistent)
         return;
+    if (xb_mapper_is_crowded(back->config.mapper) && !xb_gref_map_find(&back->kept, gref)) {
+        counters->persistent_overflow++;
+        lent->entry = NULL;
+        return;
+    }
     switch (xb_gref_map_add(&back->kept, gref, lent->slot, lent->handle, &lent->entry)) {
     case XB_GREF_ADDED:
         counters->persistent_in_use++;
