@@ -126,6 +126,10 @@ class Vbd:
         except (BlkifPeerError, GrantError, RingPeerError, HostError) as e:
             self._fatal(errno.EINVAL, str(e))
             return
+        except (OSError, MemoryError) as e:
+            # What we lack for one connection is no reason to end the others.
+            self._fatal(getattr(e, "errno", None) or errno.ENOMEM, f"the backend has no room for a connection: {e}")
+            return
         self._write_own({**self._transport_features(), **self._disk_properties(self._disk)})
         self._switch_state(XenbusState.CONNECTED)
 

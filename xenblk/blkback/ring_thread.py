@@ -1,5 +1,6 @@
 """The thread that serves one ring, with either engine."""
 
+import errno
 import logging
 import threading
 from typing import Final, Protocol
@@ -31,6 +32,13 @@ class RingThread(threading.Thread):
     def __init__(self, name: str, server: Server) -> None:
         super().__init__(name=name, daemon=True)
         self._server = server
+
+    def start(self) -> None:
+        """As threading's; OSError EAGAIN if the system gives no thread."""
+        try:
+            super().start()
+        except RuntimeError as e:
+            raise OSError(errno.EAGAIN, f"no thread for {self.name}: {e}") from None
 
     def run(self) -> None:
         """Serve until stopped."""

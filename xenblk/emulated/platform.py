@@ -1,6 +1,7 @@
 """A process's access to an emulated Xen: what the drivers need (xenblk.platform), over the host's control socket."""
 
 import contextlib
+import errno
 import mmap
 import os
 import socket
@@ -10,7 +11,7 @@ from xenblk._native import ffi
 from xenblk.abi import DOM0, PAGE_SIZE, Domid, EvtchnPort, GrantRef
 from xenblk.counters import Counters
 from xenblk.emulated.channels import WORDS_BYTES
-from xenblk.emulated.control import ControlClient, close_fds
+from xenblk.emulated.control import ControlClient, Message, close_fds
 from xenblk.emulated.domain import GRANT_FRAMES, MAPTRACK_ENTRIES, NR_GRANTS
 from xenblk.emulated.evtchn import EmulatedEventChannel
 from xenblk.emulated.memory import DomainMemory
@@ -88,16 +89,21 @@ class EmulatedPlatform:
         page = self._store_page = self._store_page or self.memory.allocate_page()
         self.grant_table.grant_reserved(GrantRef(XENSTORE_GREF), DOM0, page.frame)
         page.view[:] = bytes(PAGE_SIZE)
-        doorbell = self._channel(*self._control.call("store_ring"))
+        doorbell = self._channel(*self._call("store_ring", 2))
         return RingBridge(XenstorePage(page.view, server=False), doorbell).socket
 
     def foreign_domain(self, domid: Domid) -> ForeignDomain:
         """Another domain, to map grants of; HostError ENOENT if there is none."""
-        answer, (memory_fd, active_fd) = self._control.call("foreign", domid=domid)
-        table = mmap.mmap(memory_fd, GRANT_FRAMES * mmap.PAGESIZE)
-        active = mmap.mmap(active_fd, NR_GRANTS * ACTIVE_ENTRY_BYTES)
-        os.close(active_fd)
+        answer, (memory_fd, active_fd) = self._call("foreign", 2, domid=domid)
         frames = answer["memory_frames"]
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, memory_fd)
+            try:
+                table = undo.enter_context(mmap.mmap(memory_fd, GRANT_FRAMES * mmap.PAGESIZE))
+                active = undo.enter_context(mmap.mmap(active_fd, NR_GRANTS * ACTIVE_ENTRY_BYTES))
+            finally:
+                os.close(active_fd)
+            undo.pop_all()
         return ForeignDomain(domid, answer["instance"], memory_fd, frames, memoryview(table), memoryview(active))
 
     def release_domain(self, domain: ForeignDomain) -> None:
@@ -107,11 +113,23 @@ class EmulatedPlatform:
 
     def alloc_unbound(self, remote: Domid) -> EmulatedEventChannel:
         """A new event channel that `remote` may bind to."""
-        return self._channel(*self._control.call("unbound", remote=remote))
+        return self._channel(*self._call("unbound", 2, remote=remote))
 
     def bind_interdomain(self, remote: Domid, port: EvtchnPort) -> EmulatedEventChannel:
         """Bind to the event channel that `remote` allocated; HostError EINVAL if it did not."""
-        return self._channel(*self._control.call("bind", remote=remote, port=port))
+        return self._channel(*self._call("bind", 2, remote=remote, port=port))
+
+    def _call(self, op: str, nr_fds: int, **fields: int) -> tuple[Message, list[int]]:
+        """Ask for what comes with descriptors; OSError EMFILE, and nothing is held, if there is no room for them."""
+        answer, fds = self._control.call(op, **fields)
+        if len(fds) < nr_fds:
+            close_fds(fds)
+            if "port" in answer:
+                self._close_port(EvtchnPort(answer["port"]))
+            raise OSError(
+                errno.EMFILE, f"the host sent {nr_fds} descriptors, and this process may have {len(fds)} more"
+            )
+        return answer, fds
 
     def _channel(self, answer: dict[str, int], fds: list[int]) -> EmulatedEventChannel:
         word = self._words + answer["channel"] * 2
