@@ -82,6 +82,19 @@ int xb_grant_table_end_access(struct xb_grant_table *table, uint32_t ref)
     return 1;
 }
 
+int xb_grant_table_grants(const struct xb_grant_table *table, uint32_t frame, uint32_t nr_frames)
+{
+    for (uint32_t ref = 0; ref < table->nr_entries; ref++) {
+        const struct xb_grant_entry *entry = &table->shared[ref];
+
+        /* Acquire: an entry that grants has its frame since before the release in xb_gnttab_grant. */
+        if ((__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & GTF_type_mask) != GTF_invalid &&
+            __atomic_load_n(&entry->frame, __ATOMIC_RELAXED) - frame < nr_frames)
+            return 1;
+    }
+    return 0;
+}
+
 uint32_t xb_grant_table_nr_free(const struct xb_grant_table *table)
 {
     return __atomic_load_n(&table->nr_free, __ATOMIC_RELAXED);

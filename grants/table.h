@@ -6,7 +6,7 @@
  *     free --allocate--> allocated --grant--> granted
  *       ^-------free--------' ^------end_access--'
  *
- * allocate and free may be called from any thread. A reference that is not free belongs to one thread at a time. Any
+ * allocate, free and grants may be called from any thread. A reference that is not free belongs to one thread at a time. Any
  * other order of calls is our own mistake: XB_ASSERT.
  */
 
@@ -42,6 +42,9 @@ void xb_grant_table_grant(struct xb_grant_table *table, uint32_t ref, uint16_t d
 
 /* 1 when the other domain can no longer touch the page, 0 while it still maps it: the reference stays granted. */
 int xb_grant_table_end_access(struct xb_grant_table *table, uint32_t ref);
+
+/* 1 if any reference grants one of `nr_frames` frames from `frame` on: they must not be used for anything else. */
+int xb_grant_table_grants(const struct xb_grant_table *table, uint32_t frame, uint32_t nr_frames);
 
 /* How many references can be allocated now. */
 uint32_t xb_grant_table_nr_free(const struct xb_grant_table *table);

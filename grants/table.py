@@ -62,6 +62,10 @@ class GrantTable:
         assert self._state[ref] != lib.XB_GRANT_FREE, f"access to reference {ref} ends, but it is not allocated"
         return bool(lib.xb_grant_table_end_access(self.native, ref))
 
+    def grants(self, frame: int, nr_frames: int = 1) -> bool:
+        """Whether any of these frames is granted to anyone: it must not be used for anything else then."""
+        return bool(lib.xb_grant_table_grants(self.native, frame, nr_frames))
+
     def _check(self) -> None:
         free = sorted(self._free[0 : self.free_count])
         assert free == [ref for ref in range(NR_RESERVED, self.nr_entries) if self._state[ref] == lib.XB_GRANT_FREE]

@@ -257,12 +257,18 @@ class Blkfront:
         return self._platform.memory.join(pages)[:nr_bytes]
 
     def free(self, buffer: memoryview) -> None:
-        """Give memory of `allocate` back; no bio may use it any more. UsageError for any other buffer."""
+        """Give memory of `allocate` back; no bio may use it any more. UsageError for any other buffer.
+
+        What the backend did not let go of, as when the disk was lost, is never used again.
+        """
         located = self._platform.memory.locate(buffer)
         pages = self._buffers.pop(located[0], None) if located else None
         if pages is None:
             raise UsageError("only a buffer that this disk allocated can be freed")
         buffer.release()
+        if self._platform.grant_table.grants(pages[0].frame, len(pages)):
+            _log.warning("%s: %d pages are granted to the backend still, and not used again", self._path, len(pages))
+            return
         for page in pages:
             self._platform.memory.free_page(page)
 

@@ -112,3 +112,14 @@ def test_end_access_races_with_map(world: Any) -> None:
     stop.set()
     go.wait()
     thread.join()
+
+
+def test_frames_that_are_granted(world: Any) -> None:
+    ref = world.table.allocate()
+    assert not world.table.grants(0, world.nr_frames)
+    world.table.grant_access(ref, world.backend, 5)
+    assert [world.table.grants(frame, 2) for frame in range(3, 8)] == [False, True, True, False, False]
+    assert world.table.grants(5)
+    assert world.table.grants(0, 0xFFFFFFFF)
+    assert world.table.end_access(ref)
+    assert not world.table.grants(5)
