@@ -3,7 +3,7 @@
 from xenblk.grants.hypervisor import pins, release_dead
 from xenblk.grants.mapper import CopySegment, ForeignDomain, GrantMapper, MappedRegion, Mapping
 from xenblk.grants.persistent import Grant, PersistentGrants
-from xenblk.grants.pool import GrantPool, Page, PoolEntry
+from xenblk.grants.pool import GrantPool, Page, PoolEntry, allocate_pages
 from xenblk.grants.status import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, GrantStatus
 from xenblk.grants.table import GrantTable
 
@@ -22,6 +22,7 @@ __all__ = [
     "Page",
     "PersistentGrants",
     "PoolEntry",
+    "allocate_pages",
     "pins",
     "release_dead",
 ]

@@ -43,6 +43,19 @@ class PoolEntry:
     gref: GrantRef | None = None
 
 
+def allocate_pages(memory: PageSource, count: int) -> list[Page]:
+    """So many zeroed pages, or none: the source's error."""
+    pages: list[Page] = []
+    try:
+        while len(pages) < count:
+            pages.append(memory.allocate_page())
+    except Exception:
+        for page in pages:
+            memory.free_page(page)
+        raise
+    return pages
+
+
 class GrantPool:
     """`size` zeroed pages to grant to `domid`. Not thread-safe: the ring's lock is its lock.
 
@@ -53,7 +66,7 @@ class GrantPool:
         self._table = table
         self._memory = memory
         self._domid = domid
-        self._free = collections.deque(PoolEntry(memory.allocate_page()) for _ in range(size))
+        self._free = collections.deque(PoolEntry(page) for page in allocate_pages(memory, size))
         self._taken: set[PoolEntry] = set()
         self._reserved: list[GrantRef] = []
         self.persistent_gnts_c = 0

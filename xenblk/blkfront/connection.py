@@ -1,6 +1,7 @@
 """What a connected frontend holds: ring pages granted to the backend, an event channel, a pool of granted pages."""
 
 import contextlib
+import itertools
 from typing import Final
 
 from xenblk.abi import Domid, GrantRef
@@ -27,11 +28,16 @@ class Ring:
         self._platform = platform
         self.abi = abi
         self.page_order = page_order
+        self.refs: list[GrantRef] = []
         self._pages = platform.memory.allocate_run(1 << page_order)
-        self._view = platform.memory.join(self._pages)
-        self.sring = FrontRing(self._view, abi.entry_size)
-        self.refs = [self._grant(page, backend) for page in self._pages]
-        self.channel = platform.alloc_unbound(backend)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._give_pages_back)
+            self._view = platform.memory.join(self._pages)
+            self.sring = FrontRing(self._view, abi.entry_size)
+            for page in self._pages:
+                self.refs.append(self._grant(page, backend))
+            self.channel = platform.alloc_unbound(backend)
+            undo.pop_all()
 
     def _grant(self, page: Page, backend: Domid) -> GrantRef:
         ref = self._platform.grant_table.allocate()
@@ -49,10 +55,18 @@ class Ring:
     def close(self) -> None:
         """Give back what the backend does not map any more; a page that it still maps stays granted and unused."""
         self.channel.close()
-        for page, ref in zip(self._pages, self.refs, strict=True):
-            if self._platform.grant_table.end_access(ref):
-                self._platform.grant_table.free(ref)
+        self._give_pages_back()
+
+    def _give_pages_back(self) -> None:
+        for page, ref in itertools.zip_longest(self._pages, self.refs):
+            if ref is None or self._end_access(ref):
                 self._platform.memory.free_page(page)
+
+    def _end_access(self, ref: GrantRef) -> bool:
+        ended = self._platform.grant_table.end_access(ref)
+        if ended:
+            self._platform.grant_table.free(ref)
+        return ended
 
 
 class DataPath:

@@ -9,7 +9,7 @@ from xenblk.blkfront.bio import Bio
 from xenblk.blkif import Abi
 from xenblk.counters import Counters
 from xenblk.errors import BlkifPeerError, PeerError, UsageError
-from xenblk.grants import GrantTable
+from xenblk.grants import GrantTable, allocate_pages
 from xenblk.platform import EventChannel, Memory
 from xenblk.ring import FrontRing
 
@@ -42,7 +42,7 @@ class NativeFrontEngine:
         self._memory = memory
         self._bios = _Bios()
         self._done = ffi.new("struct xb_bio *[]", ring.nr_ents)
-        self._pages = [memory.allocate_page() for _ in range(nr_pages)]
+        self._pages = allocate_pages(memory, nr_pages)
         self._pool_pages = ffi.new("struct xb_pool_page[]", nr_pages)
         for page, entry in zip(self._pages, self._pool_pages, strict=True):
             entry.data, entry.frame = _address(page.view), page.frame

@@ -1,0 +1,53 @@
+"""What a frontend that could not get all that it needs leaves behind: nothing."""
+
+from collections.abc import Iterator
+
+import pytest
+from engines.platform import NR_FRAMES, LocalPlatform
+
+from xenblk.abi import DOM0, GrantRef
+from xenblk.blkfront.connection import DataPath, Ring
+from xenblk.errors import GrantError, UsageError
+
+RING_PAGE_ORDER = 4
+NR_RING_PAGES = 1 << RING_PAGE_ORDER
+
+
+@pytest.fixture
+def platform() -> Iterator[LocalPlatform]:
+    platform = LocalPlatform()
+    yield platform
+    platform.close()
+
+
+def nr_free_pages(platform: LocalPlatform) -> int:
+    pages = []
+    try:
+        for _ in range(NR_FRAMES):
+            pages.append(platform.memory.allocate_page())
+    except UsageError:
+        pass
+    for page in pages:
+        platform.memory.free_page(page)
+    return len(pages)
+
+
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_regression_a_pool_that_memory_is_too_small_for(platform: LocalPlatform, engine: str) -> None:
+    ring = Ring(platform, DOM0, page_order=RING_PAGE_ORDER)
+    before = nr_free_pages(platform)
+    with pytest.raises(UsageError, match="memory is used up"):
+        DataPath(platform, ring, DOM0, 51712, True, engine=engine)
+    assert nr_free_pages(platform) == before
+    ring.close()
+
+
+def test_regression_a_ring_that_there_are_too_few_references_for(platform: LocalPlatform) -> None:
+    before, table = nr_free_pages(platform), platform.grant_table
+    taken: list[GrantRef] = [table.allocate() for _ in range(table.free_count - NR_RING_PAGES + 1)]
+    with pytest.raises(GrantError, match="grant references are in use"):
+        Ring(platform, DOM0, page_order=RING_PAGE_ORDER)
+    assert nr_free_pages(platform) == before
+    table.free(taken.pop())
+    Ring(platform, DOM0, page_order=RING_PAGE_ORDER).close()
+    assert table.free_count == NR_RING_PAGES
