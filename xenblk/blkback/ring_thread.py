@@ -9,6 +9,9 @@ from xenblk.errors import RingPeerError
 
 _log: Final = logging.getLogger("xenblk.blkback")
 
+_PATIENCE_S: Final = 0.1
+"""How long a thread that was told to stop may take before it is told again."""
+
 
 class Server(Protocol):
     """An engine with its way of sleeping."""
@@ -17,7 +20,7 @@ class Server(Protocol):
         """Serve until `stop`; RingPeerError if the guest breaks its ring."""
 
     def stop(self) -> None:
-        """Let `run` return soon, from any thread; the request in progress is finished."""
+        """Let `run` return soon, from any thread, once or more often; the request in progress is finished."""
 
     def charge(self, user_id: int, /) -> bool:
         """Charge a record by hand; False if all are charged or in use."""
@@ -52,5 +55,7 @@ class RingThread(threading.Thread):
     def stop(self) -> None:
         """Let the request in progress finish, then end; returns when the thread is gone."""
         self._server.stop()
-        if self.is_alive():
-            self.join()
+        while self.is_alive():
+            self.join(_PATIENCE_S)
+            # The other end can take a wake-up that is meant for us, and must not keep us here.
+            self._server.stop()

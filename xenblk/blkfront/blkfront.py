@@ -153,7 +153,7 @@ class Blkfront:
                 event = self._store.next_event(_LIVENESS_S)
                 if event is not None and not self._closing:
                     self._backend_changed()
-                elif self._ring is not None:
+                if self._ring is not None:
                     # Who sleeps for a response sleeps without a timer, which would cost as much as the rest of it.
                     self._ring.channel.wake()
         except PeerGoneError as e:

@@ -1,4 +1,4 @@
-"""The thread of a ring, where the system gives none."""
+"""The thread of a ring, where the system gives none, and where the guest does not let it go."""
 
 import errno
 import threading
@@ -40,3 +40,27 @@ def test_regression_no_thread_is_an_error_of_the_system(monkeypatch: pytest.Monk
     assert e.value.errno == errno.EAGAIN
     thread.stop()
     assert server.stopped
+
+
+class Robbed(Idle):
+    """A server that sleeps for an event, and whose guest takes the first ones."""
+
+    def __init__(self, nr_taken: int) -> None:
+        self._left = threading.Semaphore(0)
+        self._nr_taken = nr_taken
+
+    def run(self) -> None:
+        self._left.acquire()
+
+    def stop(self) -> None:
+        self._nr_taken -= 1
+        if self._nr_taken < 0:
+            self._left.release()
+
+
+def test_regression_a_wakeup_that_the_guest_took_comes_again() -> None:
+    """Both ends have the same eventfds: a guest that reads the backend's would keep it in its sleep for ever."""
+    thread = RingThread("vbd-0-1-51712-0", Robbed(3))
+    thread.start()
+    thread.stop()
+    assert not thread.is_alive()
