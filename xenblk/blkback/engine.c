@@ -275,10 +275,16 @@ static int has_room(struct xb_back *back)
     return back->free.top || __atomic_load_n(&back->charged.top, __ATOMIC_RELAXED) != NULL;
 }
 
+/* Without a record for it, what is on the ring is no reason to stay awake: a record comes with the disk's event, or the
+ * caller's. That the ring is broken is to be told at once. */
+static int has_ring_work(struct xb_back *back)
+{
+    return xb_back_ring_look(back->ring) && (has_room(back) || back->ring->broken);
+}
+
 static int has_work(struct xb_back *back)
 {
-    return (has_room(back) && xb_back_ring_look(back->ring)) ||
-           (has_file_work(back) && xb_file_final_check(back->file));
+    return has_ring_work(back) || (has_file_work(back) && xb_file_final_check(back->file));
 }
 
 /* Look for a while whether something comes; 1 if so. */
@@ -303,11 +309,19 @@ static void sleep_for_both(struct xb_back *back)
         channel->wait(channel->context, 0);
 }
 
-/* Sleep until the guest, the disk or the caller has something for us; not at all if it has already. Without a record for
- * it, what is on the ring is no reason to stay awake: a record comes with the disk's event, or the caller's. */
+/* Before sleeping: 1 if the ring has something for us already. */
+static int check_ring(struct xb_back *back)
+{
+    if (has_room(back))
+        return xb_back_final_check(back);
+    back->counters->oo_req += xb_back_ring_look(back->ring) && !back->ring->broken;
+    return back->ring->broken;
+}
+
+/* Sleep until the guest, the disk or the caller has something for us; not at all if it has already. */
 static void sleep_until_event(struct xb_back *back)
 {
-    if (has_room(back) && xb_back_final_check(back))
+    if (check_ring(back))
         return;
     if (has_file_work(back) && xb_file_final_check(back->file))
         return;
