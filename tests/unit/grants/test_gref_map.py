@@ -91,6 +91,7 @@ class Kept:
     gref: int
     slot: int
     active: bool = True
+    replaced: bool = False
     last_used_ns: int = 0
 
 
@@ -106,7 +107,7 @@ class GrefMapMachine(RuleBasedStateMachine):
         self.now_ns = self.slots = 0
 
     def in_map(self) -> set[int]:
-        return {*self.live, *(kept.gref for kept in self.dying)}
+        return {*self.live, *(kept.gref for kept in self.dying if not kept.replaced)}
 
     @rule(gref=any_gref)
     def take(self, gref: int) -> None:
@@ -132,6 +133,8 @@ class GrefMapMachine(RuleBasedStateMachine):
             assert answer == ADDED
             assert number is not None
             assert number not in {kept.number for kept in (*self.live.values(), *self.dying)}
+            for kept in self.dying:
+                kept.replaced |= kept.gref == gref
             self.live[gref] = Kept(number, gref, self.slots)
 
     @precondition(lambda self: any(kept.active for kept in self.live.values()))
