@@ -4,19 +4,19 @@ measured:    the job's operations, then a flush if it writes, so that what was w
 afterwards:  the audit reads every block that the job touched and checks it once more
 """
 
+import contextlib
 import errno
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
-from xenblk.blkif import BlkifOp
-from xenblk.harness.driver import Driver
+from xenblk.blkfront import Blkfront
 from xenblk.harness.frontend import Frontend
-from xenblk.harness.latency import LatencyLog
-from xenblk.harness.oracle import Initial, Oracle
+from xenblk.harness.native_load import NativeLoad
+from xenblk.harness.oracle import Initial
+from xenblk.harness.python_load import PythonLoad
 from xenblk.harness.result import LEVELS, BenchResult, count_requests
-from xenblk.harness.workload import FLUSH, Job, Operation, operations
+from xenblk.harness.workload import Job
 
 Progress = Callable[[int, int], None]
 
@@ -24,21 +24,31 @@ _STALL_TIMEOUT_S: Final = 60.0
 _PROGRESS_INTERVAL_S: Final = 0.1
 
 
+class _Load(Protocol):
+    """A job as it is run, in C or in Python."""
+
+    @property
+    def nr_ios(self) -> int: ...
+    def run(self, after_poll: Callable[[], None]) -> None: ...
+    def flush(self) -> None: ...
+    def audit(self) -> None: ...
+    def percentiles_ns(self, *percents: float) -> list[int]: ...
+
+
 def run_job(
     frontend: Frontend,
     job: Job,
     *,
     mode: str = "",
-    engine: str = "",
     progress: Progress | None = None,
-    initial: Initial | None = None,
+    initial: Initial = "zeros",
     backend_counters: Callable[[], Mapping[str, int]] = dict,
     backend_cpu_s: Callable[[], float | None] = lambda: None,
     stall_timeout_s: float = _STALL_TIMEOUT_S,
 ) -> BenchResult:
-    """Run the job on a connected frontend and say what it cost.
+    """Run the job on a connected frontend and say what it cost. With the native engine the whole of it runs in C.
 
-    `initial(block)` is the CRC-32 of what a block holds at the start, None if unknown; zeros without it.
+    `initial` says what the disk holds at the start, so that blocks which nobody wrote are checked too.
     `progress(done, total)` is called about ten times a second and once at the end, in bytes, or in milliseconds where
     time ends the job. Counters and CPU times are read right before and right after what is measured.
 
@@ -47,45 +57,39 @@ def run_job(
     the frontend stalled.
     """
     job.check(frontend.size)
-    oracle = Oracle(job.seed, job.bs, initial) if job.verify else None
-    latencies = LatencyLog()
-    with Driver(frontend, job.bs, job.iodepth, oracle, stall_timeout_s) as driver:
+    with _load(frontend, job, initial, stall_timeout_s) as load:
         meter = _Meter(backend_counters, backend_cpu_s)
-        _measured(driver, job, frontend.size // job.bs, latencies, progress)
+        _measured(load, job, progress)
         meter.stop()
-        if oracle is not None:
-            _audit(driver, oracle)
-    return _result(job, mode, engine, latencies, meter)
+        if job.verify:
+            load.audit()
+        return _result(job, mode, frontend.engine, load, meter)
 
 
-def _measured(driver: Driver, job: Job, nr_blocks: int, latencies: LatencyLog, progress: Progress | None) -> None:
-    started_s = time.perf_counter()
-    stream = operations(job, nr_blocks)
-    if job.runtime_s is not None:
-        stream = _until(stream, started_s + job.runtime_s)
-    shown = _Shown(job, latencies, progress, started_s) if progress else None
-    driver.run(stream, latencies, shown.update if shown else lambda: None)
+def _load(
+    frontend: Frontend, job: Job, initial: Initial, stall_timeout_s: float
+) -> contextlib.AbstractContextManager[_Load]:
+    if isinstance(frontend, Blkfront) and frontend.engine == "native":
+        return NativeLoad(frontend, job, initial, stall_timeout_s)
+    return PythonLoad(frontend, job, initial, stall_timeout_s)
+
+
+def _measured(load: _Load, job: Job, progress: Progress | None) -> None:
+    shown = _Shown(job, load, progress) if progress else None
+    load.run(shown.update if shown else lambda: None)
     if job.writes:
-        _flush(driver)
+        _flush(load)
     if shown:
         shown.finish()
 
 
-def _until(stream: Iterator[Operation], deadline_s: float) -> Iterator[Operation]:
-    return itertools.takewhile(lambda _operation: time.perf_counter() < deadline_s, stream)
-
-
-def _flush(driver: Driver) -> None:
+def _flush(load: _Load) -> None:
     try:
-        driver.run(iter((FLUSH,)), LatencyLog())
+        load.flush()
     except OSError as e:
         # The job did not ask for this one, and a backend need not have it (io/blkif.h, feature-flush-cache).
         if e.errno != errno.EOPNOTSUPP:
             raise
-
-
-def _audit(driver: Driver, oracle: Oracle) -> None:
-    driver.run((Operation(BlkifOp.READ, block) for block in oracle.touched()), LatencyLog())
 
 
 class _Meter:
@@ -114,12 +118,11 @@ class _Meter:
 class _Shown:
     """Calls `progress` now and then."""
 
-    def __init__(self, job: Job, latencies: LatencyLog, progress: Progress, started_s: float) -> None:
+    def __init__(self, job: Job, load: _Load, progress: Progress) -> None:
         self._job = job
-        self._latencies_ns = latencies.latencies_ns
+        self._load = load
         self._progress = progress
-        self._started_s = started_s
-        self._next_s = started_s
+        self._started_s = self._next_s = time.perf_counter()
 
     def update(self) -> None:
         """Report if it is time to."""
@@ -138,12 +141,12 @@ class _Shown:
         if self._job.runtime_s is not None:
             return int((now_s - self._started_s) * 1000), max(1, int(self._job.runtime_s * 1000))
         assert self._job.nr_operations is not None
-        return len(self._latencies_ns) * self._job.bs, self._job.nr_operations * self._job.bs
+        return self._load.nr_ios * self._job.bs, self._job.nr_operations * self._job.bs
 
 
-def _result(job: Job, mode: str, engine: str, latencies: LatencyLog, meter: _Meter) -> BenchResult:
-    nr_ios = len(latencies.latencies_ns)
-    p50_ns, p99_ns = latencies.percentiles_ns(50, 99)
+def _result(job: Job, mode: str, engine: str, load: _Load, meter: _Meter) -> BenchResult:
+    nr_ios = load.nr_ios
+    p50_ns, p99_ns = load.percentiles_ns(50, 99)
     return BenchResult(
         mode=mode,
         engine=engine,

@@ -34,12 +34,19 @@ _VDEV: Final = "xvda"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared: a disk (absolute path or memory:SIZE), a workload, whether it writes."""
+    """What is compared: a disk (absolute path or memory:SIZE), a workload, whether it writes; `engine` and `poll_us` of
+    both ends, the CPUs that each may run on, and whether the backend opens an image with O_DIRECT.
+    """
 
     disk: str
     job: Job
     writes: bool
     max_persistent_grants: int | None = None
+    engine: str = "native"
+    poll_us: int = 50
+    pin_frontend: str | None = None
+    pin_backend: str | None = None
+    direct: bool = False
 
     @property
     def bounded_limit(self) -> int:
@@ -50,12 +57,20 @@ class Comparison:
 
     def backend_options(self, mode: str) -> list[str]:
         """The options of `xenblk backend` that make a mode."""
-        return {
+        options = {
             "persistent": [],
             "map": ["--no-feature-persistent"],
             "bounded": ["--max-persistent-grants", str(self.bounded_limit)],
             "copy": ["--grant-copy"],
         }[mode]
+        return [*options, *self._engine_options(self.pin_backend), *(["--direct"] if self.direct else [])]
+
+    def frontend_options(self) -> list[str]:
+        """The options of `xenblk bench` that are the same in every mode."""
+        return self._engine_options(self.pin_frontend)
+
+    def _engine_options(self, pin: str | None) -> list[str]:
+        return ["--engine", self.engine, "--poll-us", str(self.poll_us), *(["--pin", pin] if pin else [])]
 
 
 def run_mode(comparison: Comparison, mode: str, progress: Callable[[int, int], None]) -> BenchResult:
@@ -92,6 +107,7 @@ def _bench_args(comparison: Comparison, mode: str, run_dir: Path, domid: Domid, 
         *("--seed", str(job.seed), "--rwmixread", str(job.rwmixread), "--fsync", str(job.fsync)),
         *("--mode-name", mode, "--backend-pid", str(backend_pid), "--json", "--progress-json"),
         *("--verify-file", comparison.disk),
+        *comparison.frontend_options(),
     ]
 
 

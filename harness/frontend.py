@@ -20,10 +20,15 @@ class Bio(Protocol):
 
 
 class Frontend(Protocol):
-    """A connected disk of `size` bytes, used by one thread. Bios are told apart by identity, and hashable."""
+    """A connected disk of `size` bytes, used by one thread; `engine` names what moves the data.
+
+    Bios are told apart by identity, and hashable.
+    """
 
     @property
     def size(self) -> int: ...
+    @property
+    def engine(self) -> str: ...
 
     def allocate(self, nbytes: int, /) -> memoryview:
         """Page-aligned memory of the domain, the caller's until `free`."""

@@ -3,7 +3,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "grants/gnttab.h"
 #include "grants/table.h"
@@ -13,19 +12,16 @@
 #include "xenblk/counters.h"
 #include "xenblk/blkfront/pool.h"
 #include "xenblk/blkfront/engine.h"
+#include "harness/oracle.h"
+#include "harness/workload.h"
 #include "harness/load.h"
 
 #include "xenblk/assert.h"
+#include "xenblk/clock.h"
 
-#define NS_PER_S 1000000000
 #define FOR_EVER -1 /* a timer would cost as much as the rest of a sleep; the frontend's owner wakes us now and then */
 #define BATCH_MAX 128
 #define SUBBUCKET_BITS 6
-#define GOLDEN 0x9e3779b97f4a7c15u
-
-/* A byte per block: whether it is in flight, and how often it was written, 0 if its content is not known. */
-#define BLOCK_BUSY 0x80
-#define VERSION_MAX 127
 
 _Static_assert(1 << SUBBUCKET_BITS == XB_LOAD_SUBBUCKETS, "");
 _Static_assert(sizeof(((struct xb_load_result *)0)->latencies) == XB_LOAD_BUCKETS * sizeof(uint64_t), "");
@@ -39,42 +35,22 @@ struct operation {
 
 struct xb_load {
     struct xb_front *front;
-    uint64_t random; /* state of splitmix64 */
-    uint64_t nr_blocks;
-    uint64_t nr_left; /* operations that are not submitted yet */
-    uint64_t read_below; /* of 2^32: a random number below this is a read */
-    uint64_t next_read;
-    uint64_t next_write;
-    uint64_t seed;
+    struct xb_workload workload;
+    struct xb_oracle oracle; /* with verify only, as `waiting` */
+    struct xb_step *waiting; /* for their blocks, in their order */
+    uint32_t nr_waiting;
+    uint32_t nr_idle;
+    struct operation **idle;
+    uint64_t next_audited;
     uint32_t bs;
     uint32_t iodepth;
-    uint8_t in_random_order;
+    int what;
     uint8_t verify;
+    uint8_t flushed;
     uint8_t stopped;
-    uint8_t *blocks; /* with verify only */
     struct xb_load_result result;
     struct operation operations[];
 };
-
-static uint64_t mix(uint64_t number)
-{
-    number = (number ^ (number >> 30)) * 0xbf58476d1ce4e5b9u;
-    number = (number ^ (number >> 27)) * 0x94d049bb133111ebu;
-    return number ^ (number >> 31);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
-
-uint64_t xb_load_stamp(uint64_t seed, uint64_t block, uint32_t version)
-{
-    return mix(seed + GOLDEN * (block << 7 | version));
-}
 
 static uint32_t bucket_of(uint64_t ns)
 {
@@ -96,11 +72,13 @@ uint64_t xb_load_bucket_ns(uint32_t bucket)
     return ((uint64_t)(XB_LOAD_SUBBUCKETS + (bucket & (XB_LOAD_SUBBUCKETS - 1)) + 1) << (shift - 1)) - 1;
 }
 
+/* Life */
+
 static void prepare_operations(struct xb_load *load, const struct xb_load_config *config)
 {
     for (uint32_t i = 0; i < config->iodepth; i++) {
         load->operations[i].bio.buffer = config->buffers + (size_t)i * config->bs;
-        load->operations[i].bio.nr_bytes = config->bs;
+        load->idle[load->nr_idle++] = &load->operations[i];
     }
 }
 
@@ -110,34 +88,51 @@ struct xb_load *xb_load_create(const struct xb_load_config *config)
     struct xb_load *load = calloc(1, bytes);
 
     XB_ASSERT(config->bs != 0 && config->bs % 512 == 0);
-    XB_ASSERT(config->iodepth != 0 && config->iodepth <= XB_LOAD_IODEPTH_MAX && config->iodepth <= config->nr_blocks);
+    XB_ASSERT(config->iodepth != 0 && config->iodepth <= XB_LOAD_IODEPTH_MAX);
+    XB_ASSERT(!config->verify || config->iodepth <= config->workload.nr_blocks);
     if (load == NULL)
         return NULL;
     load->front = config->front;
-    load->random = load->seed = config->seed;
-    load->nr_blocks = config->nr_blocks;
-    load->nr_left = config->nr_operations == 0 ? UINT64_MAX : config->nr_operations;
-    load->read_below = ((uint64_t)config->read_percent << 32) / 100;
+    load->workload = config->workload;
     load->bs = config->bs;
     load->iodepth = config->iodepth;
-    load->in_random_order = config->random;
     load->verify = config->verify;
-    prepare_operations(load, config);
-    if (config->verify) {
-        load->blocks = malloc(config->nr_blocks);
-        if (load->blocks == NULL) {
-            free(load);
-            return NULL;
-        }
-        memset(load->blocks, config->stamped, config->nr_blocks);
+    load->idle = calloc(config->iodepth, sizeof(*load->idle));
+    load->waiting = calloc(config->iodepth, sizeof(*load->waiting));
+    if (load->idle == NULL || load->waiting == NULL ||
+        (load->verify && xb_oracle_init(&load->oracle, config->seed, config->workload.nr_blocks, config->bs) < 0)) {
+        free(load->idle);
+        free(load->waiting);
+        free(load);
+        return NULL;
     }
+    prepare_operations(load, config);
     return load;
 }
 
 void xb_load_destroy(struct xb_load *load)
 {
-    free(load->blocks);
+    if (load->verify)
+        xb_oracle_destroy(&load->oracle);
+    free(load->idle);
+    free(load->waiting);
     free(load);
+}
+
+struct xb_oracle *xb_load_oracle(struct xb_load *load)
+{
+    return load->verify ? &load->oracle : NULL;
+}
+
+void xb_load_begin(struct xb_load *load, int what)
+{
+    XB_ASSERT(load->result.in_flight == 0 && load->nr_idle == load->iodepth);
+    XB_ASSERT(what != XB_LOAD_AUDIT || load->verify);
+    load->what = what;
+    load->flushed = 0;
+    load->nr_waiting = 0;
+    load->next_audited = 0;
+    load->result.error = 0;
 }
 
 void xb_load_stop(struct xb_load *load)
@@ -150,92 +145,89 @@ const struct xb_load_result *xb_load_result(const struct xb_load *load)
     return &load->result;
 }
 
-static uint64_t next_of(uint64_t *place, uint64_t nr_blocks)
+/* Which operation is next */
+
+static int next_step(struct xb_load *load, struct xb_step *step)
 {
-    uint64_t block = *place;
-
-    *place = block + 1 == nr_blocks ? 0 : block + 1;
-    return block;
-}
-
-/* There are at least as many blocks as operations, so one is free. */
-static uint64_t next_free(struct xb_load *load, uint64_t block)
-{
-    while (load->blocks[block] & BLOCK_BUSY)
-        block = block + 1 == load->nr_blocks ? 0 : block + 1;
-    load->blocks[block] |= BLOCK_BUSY;
-    return block;
-}
-
-static void stamp(struct xb_load *load, struct operation *operation)
-{
-    uint8_t *block = &load->blocks[operation->block];
-    uint32_t version = *block & VERSION_MAX;
-    uint64_t number;
-
-    if (operation->bio.op == XB_BLKIF_WRITE) {
-        version = version == VERSION_MAX ? 1 : version + 1;
-        *block = (uint8_t)(BLOCK_BUSY | version);
+    switch (load->what) {
+    case XB_LOAD_JOB:
+        return !__atomic_load_n(&load->stopped, __ATOMIC_RELAXED) && xb_workload_next(&load->workload, step);
+    case XB_LOAD_FLUSH:
+        step->op = XB_BLKIF_FLUSH_DISKCACHE;
+        return !load->flushed++;
+    default:
+        step->op = XB_BLKIF_READ;
+        step->block = xb_oracle_next_touched(&load->oracle, load->next_audited);
+        load->next_audited = step->block + 1;
+        return step->block < load->oracle.nr_blocks;
     }
-    number = xb_load_stamp(load->seed, operation->block, version);
-    /* What a read fails to bring must not look right because the buffer held it before. */
-    if (operation->bio.op == XB_BLKIF_READ)
-        number = ~number;
-    memcpy(operation->bio.buffer, &number, sizeof(number));
 }
 
-static void start(struct xb_load *load, struct operation *operation, uint64_t at_ns)
+/* The next step that may start now. Those whose blocks are in flight wait, iodepth of them at most. */
+static int take(struct xb_load *load, struct xb_step *step)
 {
-    uint64_t number = mix(load->random += GOLDEN);
-    int read = (uint32_t)number < load->read_below;
+    while (load->nr_waiting < load->iodepth && next_step(load, step)) {
+        uint8_t *flags;
 
-    /* The block is in the upper bits of the product, and the lower half of the number chose the operation. */
-    if (load->in_random_order)
-        operation->block = (uint64_t)(((unsigned __int128)number * load->nr_blocks) >> 64);
-    else
-        operation->block = next_of(read ? &load->next_read : &load->next_write, load->nr_blocks);
-    operation->bio.op = read ? XB_BLKIF_READ : XB_BLKIF_WRITE;
-    if (load->verify) {
-        operation->block = next_free(load, operation->block);
-        stamp(load, operation);
+        if (!load->verify || step->op == XB_BLKIF_FLUSH_DISKCACHE)
+            return 1;
+        flags = &load->oracle.flags[step->block];
+        if (!(*flags & XB_ORACLE_BUSY)) {
+            *flags |= XB_ORACLE_BUSY;
+            return 1;
+        }
+        *flags |= XB_ORACLE_AWAITED;
+        load->waiting[load->nr_waiting++] = *step;
     }
-    operation->bio.offset = operation->block * load->bs;
+    return 0;
+}
+
+/* The first step that waits for a block, which stays busy. */
+static struct xb_step take_waiting(struct xb_load *load, uint64_t block)
+{
+    struct xb_step step = {.block = block};
+    uint32_t nr_kept = 0, nr_found = 0;
+
+    for (uint32_t i = 0; i < load->nr_waiting; i++) {
+        if (load->waiting[i].block == block && nr_found++ == 0)
+            step = load->waiting[i];
+        else
+            load->waiting[nr_kept++] = load->waiting[i];
+    }
+    XB_ASSERT(nr_found > 0);
+    load->nr_waiting = nr_kept;
+    if (nr_found == 1)
+        load->oracle.flags[block] &= (uint8_t)~XB_ORACLE_AWAITED;
+    return step;
+}
+
+/* The life of an operation */
+
+static void start(struct xb_load *load, struct operation *operation, const struct xb_step *step, uint64_t at_ns)
+{
+    int has_data = step->op != XB_BLKIF_FLUSH_DISKCACHE;
+
+    operation->block = step->block;
+    operation->bio.op = step->op;
+    operation->bio.offset = has_data ? step->block * load->bs : 0;
+    operation->bio.nr_bytes = has_data ? load->bs : 0;
+    if (load->verify && step->op == XB_BLKIF_WRITE)
+        xb_oracle_write(&load->oracle, step->block, operation->bio.buffer);
+    if (load->verify && step->op == XB_BLKIF_READ)
+        xb_oracle_poison(&load->oracle, operation->bio.buffer);
     operation->submitted_ns = at_ns;
-    load->nr_left--;
     load->result.in_flight++;
     xb_front_submit(load->front, &operation->bio);
 }
 
-static void record_bad(struct xb_load *load, const struct operation *operation, int error, uint64_t found,
-                       uint64_t expected)
-{
-    if (load->result.error != 0)
-        return;
-    load->result.error = error;
-    load->result.bad_block = operation->block;
-    load->result.bad_found = found;
-    load->result.bad_stamp = expected;
-}
-
-static void verify(struct xb_load *load, struct operation *operation)
-{
-    uint32_t version = load->blocks[operation->block] &= VERSION_MAX;
-    uint64_t expected = xb_load_stamp(load->seed, operation->block, version), found;
-
-    if (operation->bio.op != XB_BLKIF_READ || operation->bio.error != 0 || version == 0)
-        return;
-    memcpy(&found, operation->bio.buffer, sizeof(found));
-    if (found == expected)
-        load->result.verified++;
-    else
-        record_bad(load, operation, EILSEQ, found, expected);
-}
-
-static void finish(struct xb_load *load, struct operation *operation, uint64_t at_ns)
+static void count(struct xb_load *load, const struct operation *operation, uint64_t at_ns)
 {
     uint64_t took_ns = at_ns - operation->submitted_ns;
 
     load->result.in_flight--;
+    load->result.completed++;
+    if (load->what != XB_LOAD_JOB || operation->bio.op == XB_BLKIF_FLUSH_DISKCACHE)
+        return;
     load->result.latencies[bucket_of(took_ns)]++;
     if (took_ns > load->result.max_ns)
         load->result.max_ns = took_ns;
@@ -243,43 +235,71 @@ static void finish(struct xb_load *load, struct operation *operation, uint64_t a
         load->result.reads++;
     else
         load->result.writes++;
-    if (operation->bio.error != 0)
-        record_bad(load, operation, operation->bio.error, 0, 0);
-    if (load->verify)
-        verify(load, operation);
 }
 
-static int may_start(const struct xb_load *load)
+static void check(struct xb_load *load, const struct operation *operation)
 {
-    return load->nr_left > 0 && load->result.error == 0 && !__atomic_load_n(&load->stopped, __ATOMIC_RELAXED);
+    const struct xb_bio *bio = &operation->bio;
+    struct xb_mismatch mismatch = {0};
+    int error = bio->error;
+
+    if (error == 0 && load->verify && bio->op == XB_BLKIF_READ &&
+        !xb_oracle_check(&load->oracle, operation->block, bio->buffer, &mismatch))
+        error = EILSEQ;
+    if (error == 0 || load->result.error != 0)
+        return;
+    load->result.error = error;
+    load->result.bad_op = bio->op;
+    load->result.bad_status = bio->status;
+    load->result.bad_offset = bio->offset;
+    load->result.mismatch = mismatch;
 }
 
-static void start_first(struct xb_load *load, uint64_t at_ns)
+/* After a completion: the block's next operation starts, or the block is free and so is the operation. */
+static void release(struct xb_load *load, struct operation *operation, uint64_t at_ns)
 {
-    for (uint32_t i = 0; i < load->iodepth && may_start(load); i++)
-        start(load, &load->operations[i], at_ns);
+    if (load->verify && operation->bio.op != XB_BLKIF_FLUSH_DISKCACHE) {
+        uint8_t *flags = &load->oracle.flags[operation->block];
+
+        if (*flags & XB_ORACLE_AWAITED && load->result.error == 0) {
+            struct xb_step step = take_waiting(load, operation->block);
+
+            start(load, operation, &step, at_ns);
+            return;
+        }
+        *flags &= (uint8_t)~(XB_ORACLE_BUSY | XB_ORACLE_AWAITED);
+    }
+    load->idle[load->nr_idle++] = operation;
+}
+
+static void start_idle(struct xb_load *load, uint64_t at_ns)
+{
+    struct xb_step step = {0};
+
+    while (load->nr_idle > 0 && load->result.error == 0 && take(load, &step))
+        start(load, load->idle[--load->nr_idle], &step, at_ns);
 }
 
 int xb_load_run(struct xb_load *load, uint64_t slice_ns)
 {
-    uint64_t at_ns = now_ns(), end_ns = at_ns + slice_ns;
+    uint64_t at_ns = xb_monotonic_ns(), end_ns = at_ns + slice_ns;
     struct xb_bio *done[BATCH_MAX];
 
-    if (load->result.in_flight == 0)
-        start_first(load, at_ns);
+    start_idle(load, at_ns);
     while (load->result.in_flight > 0) {
-        uint32_t count = xb_front_poll(load->front, done, BATCH_MAX, FOR_EVER);
+        uint32_t nr_done = xb_front_poll(load->front, done, BATCH_MAX, FOR_EVER);
 
-        if (count == 0 && xb_front_fault(load->front)->code != XB_FRONT_SOUND)
+        if (nr_done == 0 && xb_front_fault(load->front)->code != XB_FRONT_SOUND)
             return XB_LOAD_FAULT;
-        at_ns = now_ns();
-        for (uint32_t i = 0; i < count; i++) {
+        at_ns = xb_monotonic_ns();
+        for (uint32_t i = 0; i < nr_done; i++) {
             struct operation *operation = (struct operation *)done[i];
 
-            finish(load, operation, at_ns);
-            if (may_start(load))
-                start(load, operation, at_ns);
+            count(load, operation, at_ns);
+            check(load, operation);
+            release(load, operation, at_ns);
         }
+        start_idle(load, at_ns);
         if (at_ns >= end_ns && load->result.in_flight > 0)
             return XB_LOAD_RUNNING;
     }

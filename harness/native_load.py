@@ -1,199 +1,186 @@
-"""A load at the native engine's full speed: load.c on a connected frontend, Python's lock released."""
+"""A job at the native engine's full speed: load.c on a connected frontend, Python's lock released."""
 
 import contextlib
-import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Self
 
 from xenblk._native import ffi, lib
 from xenblk.blkfront import Blkfront
-from xenblk.errors import UsageError
-from xenblk.harness.oracle import VerifyError
+from xenblk.blkif import BlkifOp
+from xenblk.harness.oracle import Initial, VerifyError
+from xenblk.harness.workload import Job
+from xenblk.vdev import vdev_name
 
 _SLICE_NS: Final = 50_000_000
-"""How long the frontend is held at a time: its other threads, and signals, wait for so long."""
+"""How long the frontend is held at a time: its other threads, signals and progress wait for so long."""
 
-_STALL_S: Final = 30.0
+_KNOWN_BYTES: Final = 1 << 20
+"""How much of a disk is read at a time to know what it holds."""
+
+_MASK: Final = (1 << 64) - 1
 
 _abandoned: list[Any] = []
 """Loads whose operations never ended: the engine still points to them."""
 
 
-@dataclasses.dataclass(frozen=True)
 class NativeLoad:
-    """What to run. `bs` is in bytes; exactly one of `count` (operations) and `runtime_s` is given.
+    """A checked job on a frontend with the native engine that has nothing in flight; all of it happens in a `with`.
 
-    `read_percent` is the share of reads, `random` whether blocks are taken at random. With `verify` every write stamps
-    its block and every read of a block that was written, or of any if the disk is `stamped`, must find the stamp.
+    `run`, `flush` and `audit` raise OSError if an operation fails, the disk is lost, or nothing completes for
+    `stall_timeout_s` (ETIMEDOUT); VerifyError for wrong data. At the end nothing is in flight, or its memory is never
+    given back.
     """
 
-    read_percent: int = 100
-    random: bool = True
-    bs: int = 4096
-    iodepth: int = 32
-    seed: int = 1
-    count: int | None = None
-    runtime_s: float | None = None
-    verify: bool = False
-    stamped: bool = False
+    def __init__(self, frontend: Blkfront, job: Job, initial: Initial, stall_timeout_s: float) -> None:
+        self._frontend = frontend
+        self._job = job
+        self._initial = initial
+        self._stall_timeout_s = stall_timeout_s
+        self._stalled = False
 
-    def check(self, size: int) -> None:
-        """UsageError unless a disk of `size` bytes can run it."""
-        if self.bs <= 0 or self.bs % 512:
-            raise UsageError(f"bs must be a multiple of 512 bytes, not {self.bs}")
-        if not 1 <= self.iodepth <= lib.XB_LOAD_IODEPTH_MAX:
-            raise UsageError(f"iodepth must be from 1 to {lib.XB_LOAD_IODEPTH_MAX}, not {self.iodepth}")
-        if not 0 <= self.read_percent <= 100:
-            raise UsageError(f"read_percent must be from 0 to 100, not {self.read_percent}")
-        if (self.count is None) == (self.runtime_s is None):
-            raise UsageError(f"give either count or runtime_s, not {self.count} and {self.runtime_s}")
-        if self.count is not None and self.count < 1:
-            raise UsageError(f"count must be at least 1 operation, not {self.count}")
-        if size // self.bs < self.iodepth:
-            raise UsageError(
-                f"iodepth {self.iodepth} needs as many blocks of {self.bs} bytes, and the disk of {size} bytes has "
-                f"{size // self.bs}"
-            )
+    def __enter__(self) -> Self:
+        job, frontend = self._job, self._frontend
+        if job.writes and frontend.read_only:
+            raise OSError(errno.EROFS, f"disk {vdev_name(frontend.handle)} is read-only: it can be read, not written")
+        self._buffers = frontend.allocate(job.iodepth * job.bs)
+        self._native = ffi.NULL
+        try:
+            self._native = self._created()
+            self._result = lib.xb_load_result(self._native)
+            if job.verify:
+                self._know()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
+    def _created(self) -> Any:
+        job = self._job
+        config = ffi.new("struct xb_load_config *")
+        with ffi.from_buffer(self._buffers) as memory:
+            config.buffers = ffi.cast("uint8_t *", memory)
+        workload = config.workload
+        workload.nr_blocks = self._frontend.size // job.bs
+        workload.nr_left = _MASK if job.nr_operations is None else job.nr_operations
+        workload.read_percent, workload.fsync = job.read_percent, job.fsync
+        workload.random, workload.in_random_order = job.seed & _MASK, job.random
+        config.seed, config.bs, config.iodepth = job.seed & _MASK, job.bs, job.iodepth
+        config.verify = job.verify
+        with self._frontend.native() as front:
+            config.front = front
+        native = lib.xb_load_create(config)
+        if native == ffi.NULL:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return native
 
-@dataclasses.dataclass(frozen=True)
-class NativeResult:
-    """What was done and how long it took; latencies are within 2 per cent, the longest is exact."""
+    def _know(self) -> None:
+        oracle, bs = lib.xb_load_oracle(self._native), self._job.bs
+        if self._initial == "zeros":
+            lib.xb_oracle_know_all(oracle, bytes(bs))
+        elif self._initial == "written":
+            lib.xb_oracle_know_written(oracle)
+        elif self._initial != "unknown":
+            nr_blocks, step = self._frontend.size // bs, max(1, _KNOWN_BYTES // bs)
+            for first in range(0, nr_blocks, step):
+                count = min(step, nr_blocks - first)
+                lib.xb_oracle_know(oracle, first, self._initial.pread(count * bs, first * bs), count)
 
-    ios: int
-    reads: int
-    writes: int
-    verified: int
-    secs: float
-    cpu_s: float
-    """User and system time of this whole process."""
-    p50_us: float
-    p99_us: float
-    max_us: float
+    def __exit__(self, *_exc_info: object) -> None:
+        if self._native == ffi.NULL:
+            self._frontend.free(self._buffers)
+            return
+        if self._result.in_flight and not self._stalled:
+            lib.xb_load_stop(self._native)
+            with contextlib.suppress(OSError):
+                self._drive(lambda: None)
+        # The backend may go on writing to what is in flight, even when the disk is lost.
+        if not self._result.in_flight:
+            self._frontend.free(self._buffers)
+        elif not self._frontend.lost:
+            _abandoned.append((self._native, self._buffers))
+            return
+        lib.xb_load_destroy(self._native)
+
+    def run(self, after_poll: Callable[[], None]) -> None:
+        """Run the job; `after_poll` is called about twenty times a second."""
+        self._do(lib.XB_LOAD_JOB, after_poll)
+
+    def flush(self) -> None:
+        """Flush the disk."""
+        self._do(lib.XB_LOAD_FLUSH)
+
+    def audit(self) -> None:
+        """Read every block that the job touched, and check it once more."""
+        self._do(lib.XB_LOAD_AUDIT)
 
     @property
-    def iops(self) -> float:
-        """Operations per second."""
-        return self.ios / self.secs
+    def nr_ios(self) -> int:
+        """How many reads and writes of the job completed."""
+        return int(self._result.reads + self._result.writes)
 
+    def percentiles_ns(self, *percents: float) -> list[int]:
+        """As of LatencyLog, from above and within 2 per cent."""
+        return [min(self._percentile_ns(percent), int(self._result.max_ns)) for percent in percents]
 
-def run_native_load(frontend: Blkfront, load: NativeLoad) -> NativeResult:
-    """Run it to its end on a frontend with the native engine that has nothing in flight.
+    def _percentile_ns(self, percent: float) -> int:
+        rank, seen = max(1, -int(-self.nr_ios * percent // 100)), 0
+        for bucket, count in enumerate(self._result.latencies):
+            seen += count
+            if seen >= rank:
+                return int(lib.xb_load_bucket_ns(bucket))
+        return 0
 
-    OSError if an operation fails, the disk is lost or nothing completes for half a minute; VerifyError for wrong data.
-    """
-    load.check(frontend.size)
-    with _running(frontend, load) as (native, result):
-        start_s, start_cpu_s = time.perf_counter(), _cpu_s()
-        _drive(frontend, native, result, load.runtime_s)
-        secs, cpu_s = time.perf_counter() - start_s, _cpu_s() - start_cpu_s
-        if result.error:
-            raise _failure(load, result)
-        p50_ns, p99_ns = (min(_percentile_ns(result, percent), result.max_ns) for percent in (50, 99))
-        return NativeResult(
-            ios=int(result.reads + result.writes),
-            reads=int(result.reads),
-            writes=int(result.writes),
-            verified=int(result.verified),
-            secs=secs,
-            cpu_s=cpu_s,
-            p50_us=p50_ns / 1e3,
-            p99_us=p99_ns / 1e3,
-            max_us=result.max_ns / 1e3,
-        )
+    def _do(self, what: int, after_poll: Callable[[], None] = lambda: None) -> None:
+        lib.xb_load_begin(self._native, what)
+        self._drive(after_poll, self._job.runtime_s if what == lib.XB_LOAD_JOB else None)
+        if self._result.error:
+            raise self._failure()
 
+    def _drive(self, after_poll: Callable[[], None], runtime_s: float | None = None) -> None:
+        """Run slice by slice until nothing is to come, which a runtime brings about."""
+        end_s = None if runtime_s is None else time.monotonic() + runtime_s
+        moved_s, moved = time.monotonic(), -1
+        while True:
+            slice_ns = _SLICE_NS if end_s is None else min(_SLICE_NS, int((end_s - time.monotonic()) * 1e9))
+            if slice_ns <= 0:
+                lib.xb_load_stop(self._native)
+                slice_ns = _SLICE_NS
+            with self._frontend.native():
+                state = lib.xb_load_run(self._native, slice_ns)
+            after_poll()
+            if state in (lib.XB_LOAD_DONE, lib.XB_LOAD_FAILED):
+                return
+            if (done := self._result.completed) != moved:
+                moved_s, moved = time.monotonic(), done
+            elif time.monotonic() - moved_s > self._stall_timeout_s:
+                self._stalled = True
+                count = self._result.in_flight
+                raise OSError(
+                    errno.ETIMEDOUT,
+                    f"none of {count} operations in flight completed for {self._stall_timeout_s:g} s",
+                )
 
-def stamp_disk(size: int, bs: int, seed: int, write: Callable[[bytes, int], object]) -> None:
-    """Write the stamps that a load with `stamped` expects, block by block, by `write(data, offset)`."""
-    for block in range(size // bs):
-        write(int(lib.xb_load_stamp(seed, block, 1)).to_bytes(8, "little").ljust(bs, b"\0"), block * bs)
+    def _failure(self) -> VerifyError | OSError:
+        found = self._result
+        if found.error == errno.EILSEQ:
+            return self._complaint(found.mismatch)
+        op, offset = BlkifOp(found.bad_op), int(found.bad_offset)
+        what = "the flush"
+        if op != BlkifOp.FLUSH_DISKCACHE:
+            what = f"the {op.name.lower()} of {self._job.bs} bytes at offset {offset}"
+        answer = f"the backend answered status {found.bad_status} to {op.name} at {offset}"
+        return OSError(int(found.error), f"{what} failed: {answer}")
 
-
-@contextlib.contextmanager
-def _running(frontend: Blkfront, load: NativeLoad) -> Iterator[tuple[Any, Any]]:
-    """A load, and its result as it grows. At the end nothing of it is in flight, or it is left for ever."""
-    buffers = frontend.allocate(load.iodepth * load.bs)
-    native = ffi.NULL
-    try:
-        native = _create(frontend, load, buffers)
-        result = lib.xb_load_result(native)
-        try:
-            yield native, result
-        finally:
-            lib.xb_load_stop(native)
-            with contextlib.suppress(OSError):
-                _drive(frontend, native, result, None)
-    finally:
-        if native != ffi.NULL:
-            _end(frontend, native, buffers)
+    def _complaint(self, found: Any) -> VerifyError:
+        must = f"block {found.block} at offset {found.block * self._job.bs} must hold version {found.version}"
+        if found.version == 0:
+            detail = f" with checksum {found.expected:#010x}, found {found.found:#010x}"
         else:
-            frontend.free(buffers)
-
-
-def _end(frontend: Blkfront, native: Any, buffers: memoryview) -> None:
-    """Free a load. The backend may go on writing to what is in flight, even when the disk is lost."""
-    if not lib.xb_load_result(native).in_flight:
-        frontend.free(buffers)
-    elif not frontend.lost:
-        _abandoned.append((native, buffers))
-        return
-    lib.xb_load_destroy(native)
-
-
-def _create(frontend: Blkfront, load: NativeLoad, buffers: memoryview) -> Any:
-    config = ffi.new("struct xb_load_config *")
-    with ffi.from_buffer(buffers) as memory:
-        config.buffers = ffi.cast("uint8_t *", memory)
-    config.nr_blocks = frontend.size // load.bs
-    config.nr_operations = load.count or 0
-    config.seed, config.bs, config.iodepth = load.seed, load.bs, load.iodepth
-    config.read_percent, config.random = load.read_percent, load.random
-    config.verify, config.stamped = load.verify, load.stamped
-    with frontend.native() as front:
-        config.front = front
-    native = lib.xb_load_create(config)
-    if native == ffi.NULL:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-    return native
-
-
-def _drive(frontend: Blkfront, native: Any, result: Any, runtime_s: float | None) -> None:
-    """Run slice by slice until the load is done, which a runtime stops."""
-    end_s = None if runtime_s is None else time.monotonic() + runtime_s
-    moved_s, moved = time.monotonic(), -1
-    while True:
-        left_ns = _SLICE_NS if end_s is None else int((end_s - time.monotonic()) * 1e9)
-        if left_ns <= 0:
-            lib.xb_load_stop(native)
-        with frontend.native():
-            state = lib.xb_load_run(native, max(1, min(_SLICE_NS, left_ns if left_ns > 0 else _SLICE_NS)))
-        if state in (lib.XB_LOAD_DONE, lib.XB_LOAD_FAILED):
-            return
-        if (done := result.reads + result.writes) != moved:
-            moved_s, moved = time.monotonic(), done
-        elif time.monotonic() - moved_s > _STALL_S:
-            raise OSError(errno.ETIMEDOUT, f"none of {result.in_flight} operations completed for {_STALL_S:g} s")
-
-
-def _failure(load: NativeLoad, result: Any) -> VerifyError | OSError:
-    where = f"block {result.bad_block} at offset {result.bad_block * load.bs}"
-    if result.error == errno.EILSEQ:
-        return VerifyError(f"{where} has the stamp {result.bad_found:#018x}, not {result.bad_stamp:#018x}")
-    return OSError(int(result.error), f"{where}: {os.strerror(result.error)}")
-
-
-def _percentile_ns(result: Any, percent: int) -> int:
-    rank, seen = -(-(result.reads + result.writes) * percent // 100), 0
-    for bucket, count in enumerate(result.latencies):
-        seen += count
-        if count and seen >= rank:
-            return int(lib.xb_load_bucket_ns(bucket))
-    return 0
-
-
-def _cpu_s() -> float:
-    times = os.times()
-    return times.user + times.system
+            detail = f"; the first wrong byte is {found.place} of {self._job.bs}"
+            if found.found_version:
+                block, sector = divmod(found.found_sector, self._job.bs // 512)
+                detail += f", under the stamp of block {block}, sector {sector}, version {found.found_version}"
+        return VerifyError(f"{must}{detail}; seed {self._job.seed}")

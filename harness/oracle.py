@@ -13,7 +13,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from xenblk.errors import XenblkError
 
@@ -22,7 +22,17 @@ _MASK: Final = (1 << 64) - 1
 _NR_WINDOWS: Final = 1 << 16
 
 
-Initial = Callable[[int], int | None]
+class Readable(Protocol):
+    """A disk that can be read past the ring."""
+
+    def pread(self, count: int, offset: int, /) -> bytes: ...
+
+
+Initial = Readable | Literal["zeros", "unknown", "written"]
+"""What a disk holds at the start: what can be read past the ring before; zeros; whatever the first read of a block
+finds; or what a job with the same seed and bs left that wrote each block once."""
+
+Checksums = Callable[[int], int | None]
 """A block's number to the checksum of its content at the start, or to None."""
 
 
@@ -32,13 +42,13 @@ class VerifyError(XenblkError):
 
 class Oracle:
     """What blocks of `bs` bytes must hold. `initial(block)` is the CRC-32 of a block at the start, None if unknown;
-    without it the disk starts as zeros.
+    without it the disk starts as zeros. `first_version` 1: all blocks were written once with this seed.
 
     No block may be in two operations at a time. A lost write cannot be told from a good one on a disk that a run with
     the same seed has written before.
     """
 
-    def __init__(self, seed: int, bs: int, initial: Initial | None = None) -> None:
+    def __init__(self, seed: int, bs: int, initial: Checksums | None = None, first_version: int = 0) -> None:
         self.seed = seed
         self.bs = bs
         zeros = zlib.crc32(bytes(bs))
@@ -46,16 +56,17 @@ class Oracle:
         self._found_first: dict[int, int] = {}
         self._random = random.Random(seed).randbytes(bs + _NR_WINDOWS)
         self._versions: dict[int, int] = {}
+        self._first_version = first_version
 
     def write(self, block: int, buffer: memoryview) -> None:
         """Fill `buffer`, of `bs` bytes, with the block's next version; from now on the block must hold it."""
-        version = self._versions.get(block, 0) + 1
+        version = self._versions.get(block, self._first_version) + 1
         self._versions[block] = version
         buffer[:] = self._content(block, version)
 
     def check(self, block: int, buffer: memoryview) -> None:
         """VerifyError, a sentence, unless `buffer` is what the block must hold."""
-        version = self._versions.setdefault(block, 0)
+        version = self._versions.setdefault(block, self._first_version)
         if version == 0:
             self._check_initial(block, zlib.crc32(buffer))
             return

@@ -58,6 +58,11 @@ class Job:
         return self.rw.removeprefix("rand") in ("write", "rw")
 
     @property
+    def read_percent(self) -> int:
+        """The share of reads."""
+        return self.rwmixread if self.reads and self.writes else 100 * self.reads
+
+    @property
     def nr_operations(self) -> int | None:
         """How many reads and writes there are; None if only time ends the job."""
         return None if self.io_size is None else self.io_size // self.bs
@@ -117,11 +122,10 @@ def operations(job: Job, nr_blocks: int) -> Iterator[Operation]:
 
 def _reads_and_writes(job: Job, nr_blocks: int) -> Iterator[Operation]:
     rng = random.Random(job.seed)
-    read_percent = job.rwmixread if job.reads and job.writes else 100 * job.reads
     # As in fio, a sequential mix reads and writes at two places, each of which goes through the whole disk.
     places = {op: itertools.cycle(range(nr_blocks)) for op in (BlkifOp.READ, BlkifOp.WRITE)}
     while True:
-        op = BlkifOp.READ if rng.random() * 100 < read_percent else BlkifOp.WRITE
+        op = BlkifOp.READ if rng.random() * 100 < job.read_percent else BlkifOp.WRITE
         # Of all of random.Random, only random() promises the same numbers in every version of Python.
         yield Operation(op, int(rng.random() * nr_blocks) if job.random else next(places[op]))
 

@@ -29,6 +29,8 @@ HEADERS = (
     "xenblk/blkfront/engine.h",
     "xenblk/emulated/evtchn.h",
     "xenblk/xenstore/page.h",
+    "harness/workload.h",
+    "harness/oracle.h",
     "harness/load.h",
 )
 PREAMBLE = "#include <stdint.h>\n#include <stddef.h>\n" + "".join(f'#include "{h}"\n' for h in HEADERS)

@@ -16,7 +16,6 @@ from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.emulated.rundir import RunDirectory
 from xenblk.harness import Job, run_job
 from xenblk.harness.cpu import process_cpu_s
-from xenblk.harness.native_load import NativeLoad, NativeResult, run_native_load
 from xenblk.processes import Command, HostProcess
 from xenblk.toolstack import attach
 from xenblk.vdev import parse_vdev
@@ -91,52 +90,26 @@ class Ours:
         self._frontend.connect()
 
     def prepare(self, work: Work) -> bool:
-        """Put the stamps on the disk that reads of this work's blocks look for."""
+        """Write every block that this work reads, so that each read can be checked."""
         if self._mode.engine == "native" and work.op == "read" and self._stamped_bytes != work.block_bytes:
-            count = self._frontend.size // work.block_bytes
-            stamps = NativeLoad(0, False, work.block_bytes, 8, SEED, count=count, verify=True)
-            run_native_load(self._frontend, stamps)
+            run_job(self._frontend, Job("write", work.block_bytes, 8, SEED, io_size=self._frontend.size))
             self._stamped_bytes = work.block_bytes
         return True
 
     def run(self, work: Work, seconds: float) -> Figures:
-        """Every block that is read has its stamp checked."""
+        """Every block that the native engine reads is checked."""
         if work.op == "write":
             self._stamped_bytes = 0
-        with _on_cpu(self._cpus[0]):
-            backend_cpu_s = process_cpu_s(self._backend.pid)
-            if self._mode.engine == "native":
-                ios, iops, p50_us, p99_us, cpu_s = _of(run_native_load(self._frontend, _native(work, seconds)))
-            else:
-                ios, iops, p50_us, p99_us, cpu_s = self._run_python(work, seconds)
-        after_s = process_cpu_s(self._backend.pid)
-        assert backend_cpu_s is not None
-        assert after_s is not None
-        return Figures(self.name, iops, p50_us, p99_us, (cpu_s + after_s - backend_cpu_s) / max(1, ios) * 1e6)
-
-    def _run_python(self, work: Work, seconds: float) -> tuple[int, float, float, float, float]:
         rw = ("rand" if work.order == "random" else "") + work.op
-        job = Job(rw, work.block_bytes, work.depth, SEED, runtime_s=seconds, verify=False)
-        found = run_job(self._frontend, job)
-        return found.ios, found.iops, found.p50_us, found.p99_us, found.frontend_cpu_s
-
-
-def _native(work: Work, seconds: float) -> NativeLoad:
-    reads = work.op == "read"
-    return NativeLoad(
-        read_percent=100 if reads else 0,
-        random=work.order == "random",
-        bs=work.block_bytes,
-        iodepth=work.depth,
-        seed=SEED,
-        runtime_s=seconds,
-        verify=reads,
-        stamped=reads,
-    )
-
-
-def _of(found: NativeResult) -> tuple[int, float, float, float, float]:
-    return found.ios, found.iops, found.p50_us, found.p99_us, found.cpu_s
+        verify = self._mode.engine == "native" and work.op == "read"
+        job = Job(rw, work.block_bytes, work.depth, SEED, runtime_s=seconds, verify=verify)
+        with _on_cpu(self._cpus[0]):
+            found = run_job(
+                self._frontend, job, initial="written", backend_cpu_s=lambda: process_cpu_s(self._backend.pid)
+            )
+        assert found.backend_cpu_s is not None
+        cpu_s = found.frontend_cpu_s + found.backend_cpu_s
+        return Figures(self.name, found.iops, found.p50_us, found.p99_us, cpu_s / max(1, found.ios) * 1e6)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """`xenblk bench`: one workload on one attached disk, as the kernel of the disk's domain."""
 
-import array
-import zlib
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -9,7 +9,7 @@ import click
 from xenblk.abi import Domid
 from xenblk.blkfront import Blkfront
 from xenblk.cli.guest import booted
-from xenblk.cli.options import domid_option, run_dir_option, vdev_option
+from xenblk.cli.options import domid_option, engine_option, pin_option, poll_us_option, run_dir_option, vdev_option
 from xenblk.cli.workload_options import job_options
 from xenblk.counters import Counters, tlb_shootdowns
 from xenblk.disk import MEMORY_PREFIX, FileDisk
@@ -25,6 +25,9 @@ from xenblk.harness.report import print_table, result_table
 @domid_option(help_text="The domain to boot.")
 @vdev_option
 @job_options
+@engine_option
+@poll_us_option
+@pin_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")
 @click.option("--mode-name", default="persistent", hidden=True)
 @click.option("--backend-pid", type=int, hidden=True, help="The process whose CPU time counts as the backend's.")
@@ -35,6 +38,8 @@ def bench(
     domid: Domid,
     vdev: int,
     job: Job,
+    engine: str,
+    poll_us: int,
     as_json: bool,
     mode_name: str,
     backend_pid: int | None,
@@ -43,16 +48,16 @@ def bench(
 ) -> None:
     """Run one workload on one attached disk, verify the data, print IOPS and latencies."""
     with (
-        booted(run_dir, domid, vdev) as (platform, frontend),
+        booted(run_dir, domid, vdev, engine=engine, poll_us=poll_us) as (platform, frontend),
         progress_bar(mode_name, as_json_lines=progress_json, quiet=as_json) as progress,
+        _initial(verify_file) as initial,
     ):
         result = run_job(
             frontend,
             job,
             mode=mode_name,
-            engine="python",
             progress=progress,
-            initial=_initial(verify_file, job.bs),
+            initial=initial,
             backend_counters=lambda: _backend_counters(platform, frontend),
             backend_cpu_s=lambda: process_cpu_s(backend_pid),
         )
@@ -62,16 +67,16 @@ def bench(
         print_table(result_table([result]))
 
 
-def _initial(disk: str | None, bs: int) -> Initial | None:
+@contextlib.contextmanager
+def _initial(disk: str | None) -> Iterator[Initial]:
     """What the disk holds at the start: zeros, an image's content as read past the ring, or whatever is found."""
     if disk is None:
-        return lambda _block: None
-    if disk.startswith(MEMORY_PREFIX):
-        return None
-    image = FileDisk(disk, read_only=True)
-    checksums = array.array("I", (zlib.crc32(image.pread(bs, at)) for at in range(0, image.size - bs + 1, bs)))
-    image.close()
-    return checksums.__getitem__
+        yield "unknown"
+    elif disk.startswith(MEMORY_PREFIX):
+        yield "zeros"
+    else:
+        with contextlib.closing(FileDisk(disk, read_only=True)) as image:
+            yield image
 
 
 def _backend_counters(platform: EmulatedPlatform, frontend: Blkfront) -> dict[str, int]:

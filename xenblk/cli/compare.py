@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from xenblk.cli.options import engine_option, pinnable, poll_us_option
 from xenblk.cli.workload_options import job_options
 from xenblk.disk import MEMORY_PREFIX, open_disk
 from xenblk.harness import Job, progress_bar
@@ -31,15 +32,31 @@ def _modes(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     help="The limit in bounded mode.  [default: half of the pages in flight]",
 )
 @job_options
+@engine_option
+@poll_us_option
+@click.option("--pin-frontend", callback=pinnable, help="CPUs of the frontend, such as 0 or 0,2-3.  [default: any]")
+@click.option("--pin-backend", callback=pinnable, help="CPUs of the backend.  [default: any]")
+@click.option("--direct", is_flag=True, help="Open the image with O_DIRECT.")
 @click.option("--json", "as_json", is_flag=True, help='JSON: {"modes": [...]}.')
-def compare(disk: str, modes: list[str], max_persistent_grants: int | None, job: Job, as_json: bool) -> None:
+def compare(
+    disk: str,
+    modes: list[str],
+    max_persistent_grants: int | None,
+    job: Job,
+    engine: str,
+    poll_us: int,
+    pin_frontend: str | None,
+    pin_backend: str | None,
+    direct: bool,
+    as_json: bool,
+) -> None:
     """Run one seeded workload in every mode, and count what each of them costs.
 
     Starts host, backend and frontend as processes of their own, verifies the data, and leaves nothing behind. With
     --disk PATH the default is to read only: ask for writes with --rw, and they go to that file.
     """
     writes = "read" not in job.rw.removeprefix("rand") if job.rw not in ("rw", "randrw") else True
-    image = open_disk(disk, not writes)
+    image = open_disk(disk, not writes, direct)
     job.check(image.size)
     image.close()
     comparison = Comparison(
@@ -47,6 +64,11 @@ def compare(disk: str, modes: list[str], max_persistent_grants: int | None, job:
         job=job,
         writes=writes,
         max_persistent_grants=max_persistent_grants,
+        engine=engine,
+        poll_us=poll_us,
+        pin_frontend=pin_frontend,
+        pin_backend=pin_backend,
+        direct=direct,
     )
     results = []
     for mode in modes:

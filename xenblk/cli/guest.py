@@ -11,12 +11,18 @@ from xenblk.emulated.platform import EmulatedPlatform
 
 @contextlib.contextmanager
 def booted(
-    run_dir: Path, domid: Domid, handle: int, *, feature_persistent: bool = True, engine: str = "native"
+    run_dir: Path,
+    domid: Domid,
+    handle: int,
+    *,
+    feature_persistent: bool = True,
+    engine: str = "native",
+    poll_us: int = 50,
 ) -> Iterator[tuple[EmulatedPlatform, Blkfront]]:
     """The domain booted and its disk connected. An error in the block is no crash: the domain keeps its disks."""
     platform = EmulatedPlatform(run_dir, domid)
     try:
-        frontend = Blkfront(platform, handle, feature_persistent=feature_persistent, engine=engine)
+        frontend = Blkfront(platform, handle, feature_persistent=feature_persistent, engine=engine, poll_us=poll_us)
         try:
             frontend.connect()
             yield platform, frontend

@@ -6,8 +6,7 @@ import click
 
 from xenblk.abi import Domid
 from xenblk.blkback import Backend, BackendParameters
-from xenblk.blkback.parameters import ENGINES, POLL_US_MAX
-from xenblk.cli.options import domid_option, pin_option, run_dir_option
+from xenblk.cli.options import domid_option, engine_option, pin_option, poll_us_option, run_dir_option
 from xenblk.cli.service import allow_many_descriptors, say_ready, stop_on_signals
 from xenblk.emulated.host import HostServer
 from xenblk.emulated.platform import EmulatedPlatform
@@ -45,14 +44,8 @@ def host(run_dir: Path, lifeline: int | None) -> None:
 )
 @click.option("--max-ring-page-order", type=int, default=4, show_default=True, help="Largest ring offered.")
 @click.option("--grant-copy", is_flag=True, help="Move data by grant copy, map no data page.")
-@click.option("--engine", type=click.Choice(ENGINES), default="native", show_default=True, help="Who moves the data.")
-@click.option(
-    "--poll-us",
-    type=click.IntRange(0, POLL_US_MAX),
-    default=50,
-    show_default=True,
-    help="Look at a ring for so long before sleeping, while that pays; 0 never. The native engine's.",
-)
+@engine_option
+@poll_us_option
 @click.option("--direct", is_flag=True, help="Open images with O_DIRECT.")
 @pin_option
 def backend(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from xenblk.abi import Domid
+from xenblk.blkfront.connection import ENGINES, POLL_US_MAX
 from xenblk.disk import parse_size
 from xenblk.emulated.rundir import default_run_dir
 from xenblk.errors import DiskError
@@ -69,6 +70,24 @@ def vdev_option(command: F) -> F:
     return click.option("--vdev", type=Vdev(), default="xvda", show_default=True, help="The virtual device.")(command)
 
 
+def engine_option(command: F) -> F:
+    """`--engine`: native or python."""
+    return click.option(
+        "--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True, help="Who moves the data."
+    )(command)
+
+
+def poll_us_option(command: F) -> F:
+    """`--poll-us`: how long the native engine polls."""
+    return click.option(
+        "--poll-us",
+        type=click.IntRange(0, POLL_US_MAX),
+        default=50,
+        show_default=True,
+        help="Look at a ring for so long before sleeping, while that pays; 0 never. The native engine's.",
+    )(command)
+
+
 def pin_option(command: F) -> F:
     """`--pin`: which CPUs; the process is there when the command's function is called."""
     return click.option(
@@ -77,6 +96,15 @@ def pin_option(command: F) -> F:
         expose_value=False,
         help="CPUs to run on, such as 0 or 0,2-3.  [default: any]",
     )(command)
+
+
+def pinnable(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """A callback for CPUs that another process is to run on: `value`, once it is known that this one could."""
+    if value is not None:
+        before = os.sched_getaffinity(0)
+        pin(value)
+        os.sched_setaffinity(0, before)
+    return value
 
 
 def pin(text: str) -> None:
