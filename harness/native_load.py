@@ -79,7 +79,7 @@ class NativeLoad:
     def _know(self) -> None:
         oracle, bs = lib.xb_load_oracle(self._native), self._job.bs
         if self._initial == "zeros":
-            lib.xb_oracle_know_all(oracle, bytes(bs))
+            lib.xb_oracle_know_zeros(oracle)
         elif self._initial == "written":
             lib.xb_oracle_know_written(oracle)
         elif self._initial != "unknown":

@@ -45,10 +45,10 @@ struct xb_mismatch {
 int xb_oracle_init(struct xb_oracle *oracle, uint64_t seed, uint64_t nr_blocks, uint32_t bs);
 void xb_oracle_destroy(struct xb_oracle *oracle);
 
-/* What blocks hold at the start: `count` of them `data`; each of them the same `data`; or what a run with the same seed and
- * bs left that wrote each block once. */
+/* What blocks hold at the start: `count` of them `data`; all of them zeros; or what a run with the same seed and bs left
+ * that wrote each block once. */
 void xb_oracle_know(struct xb_oracle *oracle, uint64_t first, const uint8_t *data, uint64_t count);
-void xb_oracle_know_all(struct xb_oracle *oracle, const uint8_t *data);
+void xb_oracle_know_zeros(struct xb_oracle *oracle);
 void xb_oracle_know_written(struct xb_oracle *oracle);
 
 /* Fill a buffer with the block's next version; from now on the block must hold it. */
