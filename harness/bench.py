@@ -42,13 +42,15 @@ def run_job(
     mode: str = "",
     progress: Progress | None = None,
     initial: Initial = "zeros",
+    audit: bool = True,
     backend_counters: Callable[[], Mapping[str, int]] = dict,
     backend_cpu_s: Callable[[], float | None] = lambda: None,
     stall_timeout_s: float = _STALL_TIMEOUT_S,
 ) -> BenchResult:
     """Run the job on a connected frontend and say what it cost. With the native engine the whole of it runs in C.
 
-    `initial` says what the disk holds at the start, so that blocks which nobody wrote are checked too.
+    `initial` says what the disk holds at the start, so that blocks which nobody wrote are checked too. Without `audit`
+    no block is read once more at the end, and the result does not count as verified.
     `progress(done, total)` is called about ten times a second and once at the end, in bytes, or in milliseconds where
     time ends the job. Counters and CPU times are read right before and right after what is measured.
 
@@ -61,9 +63,9 @@ def run_job(
         meter = _Meter(backend_counters, backend_cpu_s)
         _measured(load, job, progress)
         meter.stop()
-        if job.verify:
+        if job.verify and audit:
             load.audit()
-        return _result(job, mode, frontend.engine, load, meter)
+        return _result(job, mode, frontend.engine, load, meter, job.verify and audit)
 
 
 def _load(
@@ -144,7 +146,7 @@ class _Shown:
         return self._load.nr_ios * self._job.bs, self._job.nr_operations * self._job.bs
 
 
-def _result(job: Job, mode: str, engine: str, load: _Load, meter: _Meter) -> BenchResult:
+def _result(job: Job, mode: str, engine: str, load: _Load, meter: _Meter, verified: bool) -> BenchResult:
     nr_ios = load.nr_ios
     p50_ns, p99_ns = load.percentiles_ns(50, 99)
     return BenchResult(
@@ -163,7 +165,7 @@ def _result(job: Job, mode: str, engine: str, load: _Load, meter: _Meter) -> Ben
         frontend_cpu_s=round(meter.cpu_s, 6),
         backend_cpu_s=None if meter.backend_cpu_s is None else round(meter.backend_cpu_s, 6),
         counters=meter.counters,
-        verified=job.verify,
+        verified=verified,
         seed=job.seed,
         bytes=nr_ios * job.bs,
         requests=count_requests(meter.counters, nr_ios),

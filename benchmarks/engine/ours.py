@@ -92,7 +92,7 @@ class Ours:
     def prepare(self, work: Work) -> bool:
         """Write every block that this work reads, so that each read can be checked."""
         if self._mode.engine == "native" and work.op == "read" and self._stamped_bytes != work.block_bytes:
-            run_job(self._frontend, Job("write", work.block_bytes, 8, SEED, io_size=self._frontend.size))
+            run_job(self._frontend, Job("write", work.block_bytes, 8, SEED, io_size=self._frontend.size), audit=False)
             self._stamped_bytes = work.block_bytes
         return True
 
@@ -105,7 +105,11 @@ class Ours:
         job = Job(rw, work.block_bytes, work.depth, SEED, runtime_s=seconds, verify=verify)
         with _on_cpu(self._cpus[0]):
             found = run_job(
-                self._frontend, job, initial="written", backend_cpu_s=lambda: process_cpu_s(self._backend.pid)
+                self._frontend,
+                job,
+                initial="written",
+                audit=False,
+                backend_cpu_s=lambda: process_cpu_s(self._backend.pid),
             )
         assert found.backend_cpu_s is not None
         cpu_s = found.frontend_cpu_s + found.backend_cpu_s

@@ -29,6 +29,7 @@ class FakeFrontend:
 
     def __init__(self, size: int = 1 << 20, *, seed: int = 1) -> None:
         self.size = size
+        self.engine = "python"
         self.disk = bytearray(size)
         self.fails: Callable[[FakeBio], int | None] = lambda _bio: None
         self.spoils: Callable[[FakeBio], bool] = lambda _bio: False
