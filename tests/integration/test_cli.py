@@ -66,6 +66,10 @@ def processes_marked(mark: str) -> list[str]:
         (["compare", "--modes", "warp"], 2, "'warp' is not one of persistent, map, bounded, copy"),
         (["compare", "--rw", "sideways"], 2, "'sideways' is not one of"),
         (["compare", "--io-size", "1M", "--runtime", "1"], 2, "exclude each other"),
+        (["compare", "--engine", "steam"], 2, "'steam' is not one of"),
+        (["compare", "--poll-us", "-1"], 2, "-1 is not in the range"),
+        (["compare", "--pin-frontend", "one"], 2, "CPUs are numbers and ranges such as 0,2-3, not 'one'"),
+        (["compare", "--pin-backend", "99999"], 2, "this process may not run on '99999'"),
         (["compare", "--warp"], 2, "No such option"),
         (["warp"], 2, "No such command 'warp'"),
         (["host", "--run-dir", "ok.img/x"], 1, "cannot be used"),
@@ -89,13 +93,16 @@ def test_what_cannot_be_done_is_one_clear_sentence(tmp_path: Path, args: list[st
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.img", "odd.img", "ok.img"]
 
 
-def test_compare_as_json(image: Path) -> None:
-    done = xenblk("compare", "--io-size", "1M", "--iodepth", "8", "--disk", str(image), "--rw", "randrw", "--json")
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_compare_as_json(image: Path, engine: str) -> None:
+    workload = ["--io-size", "1M", "--iodepth", "8", "--disk", str(image), "--rw", "randrw"]
+    done = xenblk("compare", *workload, "--json", "--engine", engine)
     assert done.returncode == 0, done.stderr
     modes = {mode["mode"]: mode for mode in json.loads(done.stdout)["modes"]}
     assert list(modes) == ["persistent", "map", "bounded", "copy"]
     pages = 256
     assert {m["verified"] for m in modes.values()} == {True}
+    assert {m["engine"] for m in modes.values()} == {engine}
     assert {m["ios"] for m in modes.values()} == {pages}
     counts = {name: mode["counters"] for name, mode in modes.items()}
     assert (counts["persistent"]["map_pages"], counts["persistent"]["persistent_hits"]) == (8, pages - 8)
@@ -114,6 +121,26 @@ def test_compare_leaves_an_image_alone_unless_it_is_told_to_write(image: Path) -
     image.chmod(0o400)
     assert xenblk("compare", "--io-size", "256K", "--disk", str(image), "--modes", "map").returncode == 0
     assert image.read_bytes() == before
+
+
+def test_compare_with_its_ends_on_a_cpu_each_and_without_polling(image: Path) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    pins = ["--pin-frontend", str(cpus[0]), "--pin-backend", f"{cpus[-1]}", "--poll-us", "0"]
+    done = xenblk("compare", *pins, "--io-size", "1M", "--disk", str(image), "--modes", "map", "--json")
+    assert done.returncode == 0, done.stderr
+    (mode,) = json.loads(done.stdout)["modes"]
+    assert mode["counters"]["map_pages"] == 256
+
+
+def test_compare_goes_around_the_page_cache_where_the_file_system_can(image: Path) -> None:
+    done = xenblk("compare", "--direct", "--io-size", "1M", "--disk", str(image), "--modes", "persistent", "--json")
+    try:
+        os.close(os.open(image, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        assert done.returncode == 1
+        assert "xenblk: " in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
 
 
 def test_copy_in_and_out(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ _OPTIONS = (
     click.option("--rw", type=click.Choice(RW), default=None, help="What to do; as fio's."),
     click.option("--bs", type=Size(), default="4K", show_default=True, help="Bytes per operation."),
     click.option("--iodepth", type=int, default=32, show_default=True, help="Operations in flight."),
-    click.option("--io-size", type=Size(), default=None, help="Bytes to transfer.  [default: 64M]"),
+    click.option(
+        "--io-size", type=Size(), default=None, help="Bytes to transfer.  [default: 512M; Python's engine 64M]"
+    ),
     click.option(
         "--runtime", type=click.FloatRange(0, min_open=True), default=None, help="Seconds, in place of bytes."
     ),
@@ -24,9 +26,12 @@ _OPTIONS = (
     click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same operations."),
 )
 
+# By engine: a second or so, of some hundred thousand or ten thousand operations of 4 KiB a second.
+_IO_SIZES = {"native": 512 << 20, "python": 64 << 20}
+
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the workload's options to a command, which gets them as one `job`."""
+    """Add the workload's options to a command that has `--engine`; it gets them as one `job`."""
 
     @functools.wraps(command)
     def with_job(
@@ -43,7 +48,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if io_size is not None and runtime is not None:
             raise click.UsageError("--io-size and --runtime exclude each other: give one of them")
         if io_size is None and runtime is None:
-            io_size = 64 << 20
+            io_size = _IO_SIZES[rest["engine"]]
         job = Job(
             rw=rw or default_rw(rest.get("disk")),
             bs=bs,

@@ -1,0 +1,150 @@
+/* A front engine, and a backend in memory that serves in any order and lies to order, in one thread. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "grants/gnttab.h"
+#include "grants/table.h"
+#include "ring/sring.h"
+#include "xenblk/blkif.h"
+#include "xenblk/channel.h"
+#include "xenblk/counters.h"
+#include "xenblk/blkfront/pool.h"
+#include "xenblk/blkfront/engine.h"
+#include "xenblk/assert.h"
+
+#define PAGE_SIZE 4096
+#define NR_REFS 512
+#define NR_POOL 384
+#define NR_ENTS 32
+#define BS 1536
+#define NR_BLOCKS 40
+#define DEPTH_MAX 40
+#define ENDLESS UINT64_MAX
+
+static uint8_t memory[NR_POOL * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
+static uint8_t ring_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
+static uint8_t disk[NR_BLOCKS * BS], buffers[DEPTH_MAX * BS];
+static struct xb_grant_entry entries[NR_REFS];
+static struct xb_pool_page pages[NR_POOL];
+static struct xb_grant_table table;
+static struct xb_counters counters;
+static struct xb_front_ring front_ring;
+static struct xb_back_ring back_ring;
+static struct xb_front *front;
+
+/* What the backend saw, and how it lies. */
+static struct {
+    uint64_t dice;
+    struct xb_blkif_request held[NR_ENTS]; /* taken from the ring, and not answered yet */
+    uint64_t nr_held;
+    uint64_t nr_reads, nr_writes, nr_flushes;
+    uint64_t nr_data;       /* requests with data so far */
+    uint64_t lie_at;        /* which of them is not served, and answered with lie_status; ENDLESS: none */
+    int16_t lie_status;
+    int lie_is_wrong_place; /* its data moves, from or to the next block */
+} back;
+
+static uint32_t roll(uint32_t sides)
+{
+    back.dice = back.dice * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(back.dice >> 33) % sides;
+}
+
+static void move(const struct xb_blkif_request *request, size_t at)
+{
+    for (uint32_t i = 0; i < request->nr_segments; i++) {
+        const struct xb_blkif_segment *segment = &request->segments[i];
+        uint8_t *page = memory + (size_t)entries[segment->gref].frame * PAGE_SIZE + segment->first_sect * 512;
+        size_t part = (segment->last_sect - segment->first_sect + 1) * 512;
+
+        XB_ASSERT(at + part <= sizeof(disk));
+        if (request->operation == XB_BLKIF_WRITE)
+            memcpy(disk + at, page, part);
+        else
+            memcpy(page, disk + at, part);
+        at += part;
+    }
+}
+
+static int16_t serve(const struct xb_blkif_request *request)
+{
+    size_t at = request->sector_number * 512;
+
+    if (request->operation == XB_BLKIF_FLUSH_DISKCACHE) {
+        back.nr_flushes++;
+        return XB_BLKIF_OKAY;
+    }
+    back.nr_reads += request->operation == XB_BLKIF_READ;
+    back.nr_writes += request->operation == XB_BLKIF_WRITE;
+    if (back.nr_data++ != back.lie_at) {
+        move(request, at);
+        return XB_BLKIF_OKAY;
+    }
+    if (back.lie_is_wrong_place)
+        move(request, (at + BS) % sizeof(disk));
+    return back.lie_status;
+}
+
+static void hold_all(void)
+{
+    uint8_t slot[XB_BLKIF_X86_64_SLOT_BYTES];
+
+    while (xb_back_ring_consume(&back_ring, slot) == 1)
+        xb_blkif_parse(slot, sizeof(slot), &back.held[back.nr_held++]);
+}
+
+/* Serve some of what is held, in any order. */
+static int wait_for_backend(void *context, int64_t timeout_ns)
+{
+    uint8_t answer[XB_BLKIF_X86_64_SLOT_BYTES];
+
+    (void)context;
+    (void)timeout_ns;
+    hold_all();
+    for (uint64_t left = back.nr_held == 0 ? 0 : 1 + roll((uint32_t)back.nr_held); left > 0; left--) {
+        uint32_t i = roll((uint32_t)back.nr_held);
+        const struct xb_blkif_request *request = &back.held[i];
+        int16_t status = serve(request);
+
+        xb_blkif_pack_response(answer, sizeof(answer), request->id, request->operation, status);
+        back.held[i] = back.held[--back.nr_held];
+        XB_ASSERT(xb_back_ring_put(&back_ring, answer) == 1);
+    }
+    xb_back_ring_push(&back_ring);
+    xb_back_ring_final_check(&back_ring);
+    return 1;
+}
+
+static void notify_backend(void *context)
+{
+    (void)context;
+}
+
+static const struct xb_channel channel = {.notify = notify_backend, .wait = wait_for_backend};
+
+static inline void connect_front(uint64_t seed)
+{
+    static uint32_t stack[NR_REFS];
+    static uint8_t state[NR_REFS];
+    struct xb_front_config config = {.ring = &front_ring, .table = &table, .counters = &counters, .channel = &channel};
+
+    xb_grant_table_init(&table, entries, stack, state, NR_REFS);
+    memset(entries, 0, sizeof(entries));
+    memset(disk, 0, sizeof(disk));
+    memset(memory, 0, sizeof(memory));
+    memset(&back, 0, sizeof(back));
+    back.dice = seed;
+    back.lie_at = ENDLESS;
+    for (uint32_t i = 0; i < NR_POOL; i++)
+        pages[i] = (struct xb_pool_page){.data = memory + (size_t)i * PAGE_SIZE, .frame = i};
+    xb_front_ring_init(&front_ring, ring_page, PAGE_SIZE, NR_ENTS, XB_BLKIF_X86_64_SLOT_BYTES);
+    XB_ASSERT(xb_back_ring_attach(&back_ring, ring_page, NR_ENTS, XB_BLKIF_X86_64_SLOT_BYTES) == 0);
+    config.pages = pages;
+    config.nr_pages = NR_POOL;
+    config.persistent = 1;
+    front = xb_front_create(&config);
+    XB_ASSERT(front != NULL);
+}
