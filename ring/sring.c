@@ -68,6 +68,13 @@ static int final_check(const uint32_t *prod, uint32_t *event, uint32_t cons)
     return __atomic_load_n(prod, __ATOMIC_SEQ_CST) != cons;
 }
 
+/* After an entry was copied: a compiler that sees both sides of the copy, as link-time optimisation does, must not load
+ * from the slot again in place of the copy, because the peer may have changed the slot. */
+static void copied(void)
+{
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
 static void require_geometry(const void *page, uint32_t nr_ents, uint32_t entry_size)
 {
     XB_ASSERT((uintptr_t)page % sizeof(uint32_t) == 0);
@@ -165,8 +172,10 @@ int xb_front_ring_consume(struct xb_front_ring *ring, void *response)
     const void *from;
     int found = xb_front_ring_next(ring, &from);
 
-    if (found == 1)
+    if (found == 1) {
         memcpy(response, from, ring->entry_size);
+        copied();
+    }
     return found;
 }
 
@@ -257,6 +266,7 @@ int xb_back_ring_consume(struct xb_back_ring *ring, void *request)
     if (ring->broken)
         return XB_RING_BROKEN;
     memcpy(request, slot(ring->sring, ring->nr_ents, ring->entry_size, ring->req_cons), ring->entry_size);
+    copied();
     /* Before any response to this request is put: put refuses to pass req_cons. */
     ring->req_cons++;
     ring->statistics.requests++;
