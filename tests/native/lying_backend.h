@@ -18,15 +18,16 @@
 #define PAGE_SIZE 4096
 #define NR_REFS 512
 #define NR_POOL 384
+#define NR_FRAMES 400 /* the pool's, then the buffers */
 #define NR_ENTS 32
 #define BS 1536
 #define NR_BLOCKS 40
 #define DEPTH_MAX 40
 #define ENDLESS UINT64_MAX
 
-static uint8_t memory[NR_POOL * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
+static uint8_t memory[NR_FRAMES * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 static uint8_t ring_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
-static uint8_t disk[NR_BLOCKS * BS], buffers[DEPTH_MAX * BS];
+static uint8_t disk[NR_BLOCKS * BS], *const buffers = memory + NR_POOL * PAGE_SIZE;
 static struct xb_grant_entry entries[NR_REFS];
 static struct xb_pool_page pages[NR_POOL];
 static struct xb_grant_table table;
@@ -46,6 +47,8 @@ static struct {
     int16_t lie_status;
     int lie_is_wrong_place; /* its data moves, from or to the next block */
 } back;
+
+_Static_assert(DEPTH_MAX * BS <= (NR_FRAMES - NR_POOL) * PAGE_SIZE, "");
 
 static uint32_t roll(uint32_t sides)
 {
@@ -125,7 +128,8 @@ static void notify_backend(void *context)
 
 static const struct xb_channel channel = {.notify = notify_backend, .wait = wait_for_backend};
 
-static inline void connect_front(uint64_t seed)
+/* Without persistent grants the engine lends the buffers in place. */
+static inline void connect_front(uint64_t seed, int persistent)
 {
     static uint32_t stack[NR_REFS];
     static uint8_t state[NR_REFS];
@@ -144,7 +148,9 @@ static inline void connect_front(uint64_t seed)
     XB_ASSERT(xb_back_ring_attach(&back_ring, ring_page, NR_ENTS, XB_BLKIF_X86_64_SLOT_BYTES) == 0);
     config.pages = pages;
     config.nr_pages = NR_POOL;
-    config.persistent = 1;
+    config.persistent = persistent;
+    config.memory = memory;
+    config.memory_bytes = sizeof(memory);
     front = xb_front_create(&config);
     XB_ASSERT(front != NULL);
 }

@@ -66,7 +66,7 @@ static void test_counts_and_audit(uint32_t iodepth, uint32_t fsync, uint8_t in_r
     struct xb_load *load;
     uint64_t nr_reads;
 
-    connect_front(iodepth);
+    connect_front(iodepth, 1);
     config = usual();
     config.iodepth = iodepth;
     config.workload.fsync = fsync;
@@ -95,7 +95,7 @@ static void test_the_disk_depends_on_the_seed_alone(void)
         struct xb_load_config config;
         struct xb_load *load;
 
-        connect_front(seed);
+        connect_front(seed, 1);
         config = usual();
         config.iodepth = seed % 2 ? 40 : 3;
         load = create(&config);
@@ -129,18 +129,89 @@ static const struct xb_load_result *run_with_lie(struct xb_load **load, uint32_t
     return xb_load_result(*load);
 }
 
+/* A read into a buffer that is lent, and holds already what it should bring: zeros, or what was written there. */
+static void test_a_read_that_brings_nothing(int written)
+{
+    struct xb_load_config config;
+    struct xb_load *load;
+
+    connect_front(1, 0);
+    config = usual();
+    config.iodepth = 1;
+    config.workload.in_random_order = 0;
+    config.workload.read_percent = written ? 0 : 100;
+    config.workload.nr_left = 1;
+    back.lie_at = 1;
+    load = create(&config);
+    XB_ASSERT(run(load, XB_LOAD_JOB) == XB_LOAD_DONE);
+    XB_ASSERT(run(load, XB_LOAD_AUDIT) == XB_LOAD_FAILED && xb_load_result(load)->error == EILSEQ);
+    end(load);
+}
+
+static void test_a_failure_ends_an_endless_job(void)
+{
+    struct xb_load_config config;
+    struct xb_load *load;
+
+    connect_front(1, 1);
+    config = usual();
+    config.workload.nr_left = ENDLESS;
+    back.lie_at = 500;
+    back.lie_status = XB_BLKIF_ERROR;
+    load = create(&config);
+    XB_ASSERT(run(load, XB_LOAD_JOB) == XB_LOAD_FAILED && back.nr_data < 600);
+    end(load);
+}
+
+static void test_a_sequential_mix_is_at_two_places(void)
+{
+    struct xb_workload workload = {.random = 3, .nr_blocks = 50, .nr_left = 1000, .read_percent = 30};
+    uint64_t nr_reads = 0, nr_writes = 0;
+    struct xb_step step;
+
+    while (xb_workload_next(&workload, &step))
+        XB_ASSERT(step.block == (step.op == XB_BLKIF_READ ? nr_reads++ : nr_writes++) % 50);
+    XB_ASSERT(nr_reads + nr_writes == 1000 && nr_reads > 230 && nr_reads < 370);
+}
+
+/* A checksum knows where each word is. */
+static void test_words_that_change_places(void)
+{
+    uint8_t block[BS];
+    struct xb_mismatch mismatch;
+    struct xb_oracle oracle;
+
+    for (size_t i = 0; i < BS; i++)
+        block[i] = (uint8_t)(i * i >> 3);
+    XB_ASSERT(xb_oracle_init(&oracle, 1, 1, BS) == 0);
+    xb_oracle_know(&oracle, 0, block, 1);
+    for (size_t at = 0; at + 40 <= BS; at += 8) {
+        uint64_t here, there;
+
+        memcpy(&here, block + at, 8);
+        memcpy(&there, block + at + 32, 8);
+        memcpy(block + at, &there, 8);
+        memcpy(block + at + 32, &here, 8);
+        XB_ASSERT(here == there || !xb_oracle_check(&oracle, 0, block, &mismatch));
+        memcpy(block + at, &here, 8);
+        memcpy(block + at + 32, &there, 8);
+        XB_ASSERT(xb_oracle_check(&oracle, 0, block, &mismatch));
+    }
+    xb_oracle_destroy(&oracle);
+}
+
 static void test_failures(void)
 {
     struct xb_load *load;
     const struct xb_load_result *result;
 
-    connect_front(1);
+    connect_front(1, 1);
     back.lie_status = XB_BLKIF_ERROR;
     result = run_with_lie(&load, 0, 7);
     XB_ASSERT(result->error == EIO && result->bad_op == XB_BLKIF_WRITE && result->bad_status == XB_BLKIF_ERROR);
     XB_ASSERT(result->bad_offset % BS == 0 && result->bad_offset < sizeof(disk));
     end(load);
-    connect_front(1);
+    connect_front(1, 1);
     back.lie_status = XB_BLKIF_EOPNOTSUPP;
     result = run_with_lie(&load, 100, 0);
     XB_ASSERT(result->error == EOPNOTSUPP && result->bad_op == XB_BLKIF_READ);
@@ -153,7 +224,7 @@ static void test_lost_transfers(uint32_t read_percent)
         struct xb_load *load;
         const struct xb_load_result *result;
 
-        connect_front(lie_at);
+        connect_front(lie_at, 1);
         result = run_with_lie(&load, read_percent, lie_at);
         XB_ASSERT(result->error == EILSEQ && result->mismatch.block * BS == result->bad_offset);
         XB_ASSERT(result->mismatch.version == (read_percent ? 0 : 1));
@@ -170,7 +241,7 @@ static void test_what_went_to_the_wrong_place_says_whose_it_is(void)
         struct xb_load *load;
         const struct xb_mismatch *mismatch;
 
-        connect_front(lie_at);
+        connect_front(lie_at, 1);
         back.lie_is_wrong_place = 1;
         mismatch = &run_with_lie(&load, 0, lie_at)->mismatch;
         XB_ASSERT(mismatch->version == 1 && mismatch->place % 512 < 8);
@@ -192,7 +263,7 @@ static void test_rot(uint32_t read_percent)
         const struct xb_load_result *result;
         struct xb_load *load;
 
-        connect_front(at);
+        connect_front(at, 1);
         config = usual();
         config.workload.read_percent = read_percent;
         config.workload.nr_left = NR_BLOCKS;
@@ -213,7 +284,7 @@ static void test_without_verify_nobody_looks(void)
     struct xb_load_config config;
     struct xb_load *load;
 
-    connect_front(1);
+    connect_front(1, 1);
     config = usual();
     config.verify = 0;
     back.lie_at = 3;
@@ -227,7 +298,7 @@ static void test_stop_lets_the_audit_follow(void)
     struct xb_load_config config;
     struct xb_load *load;
 
-    connect_front(1);
+    connect_front(1, 1);
     config = usual();
     config.workload.nr_left = ENDLESS;
     load = create(&config);
@@ -246,7 +317,7 @@ static void test_what_the_disk_held_before(void)
     struct xb_load_config config;
     struct xb_load *load;
 
-    connect_front(1);
+    connect_front(1, 1);
     config = usual();
     config.workload.in_random_order = 0;
     config.workload.read_percent = 0;
@@ -278,6 +349,11 @@ int main(void)
     test_counts_and_audit(40, 7, 1);
     test_the_disk_depends_on_the_seed_alone();
     test_failures();
+    test_a_failure_ends_an_endless_job();
+    test_a_read_that_brings_nothing(0);
+    test_a_read_that_brings_nothing(1);
+    test_a_sequential_mix_is_at_two_places();
+    test_words_that_change_places();
     test_lost_transfers(0);
     test_lost_transfers(100);
     test_what_went_to_the_wrong_place_says_whose_it_is();
