@@ -75,12 +75,16 @@ static int allocate(struct xb_back *back)
     const struct xb_back_config *config = &back->config;
     struct carver carver = {0};
     struct parts parts;
+    void *memory;
 
     carve_all(&carver, config);
-    if (posix_memalign((void **)&back->memory, PAGE_BYTES, carver.bytes) != 0)
+    /* Pages of zeros that take memory when they are touched first: most of a bounce buffer may never be. */
+    memory = mmap(NULL, carver.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
         return 0;
-    memset(back->memory, 0, carver.bytes);
-    carver = (struct carver){.memory = back->memory};
+    back->memory = memory;
+    back->memory_bytes = carver.bytes;
+    carver = (struct carver){.memory = memory};
     parts = carve_all(&carver, config);
     back->records = parts.records;
     back->live = parts.live;
@@ -144,7 +148,8 @@ void xb_back_destroy(struct xb_back *back)
     xb_file_destroy(back->file);
     pthread_mutex_destroy(&back->slots_lock);
     pthread_mutex_destroy(&back->charging);
-    free(back->memory);
+    if (back->memory)
+        munmap(back->memory, back->memory_bytes);
     free(back);
 }
 

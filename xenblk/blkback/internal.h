@@ -84,7 +84,8 @@ struct xb_back {
     uint32_t nr_responses; /* put and not published */
     uint32_t pushed;       /* in this batch */
     uint32_t notify;       /* the event index asked for a notification in this batch */
-    uint8_t *memory;       /* what create allocated for all arrays */
+    uint8_t *memory;       /* of all arrays */
+    size_t memory_bytes;
 };
 
 /* records.c */

@@ -1,5 +1,6 @@
 """The memory of an emulated domain, as its kernel sees it: every frame mapped, pages handed out zeroed."""
 
+import contextlib
 import mmap
 import threading
 from typing import Any
@@ -19,6 +20,8 @@ class DomainMemory:
 
     def __init__(self, fd: int, nr_frames: int, reserved_frames: int) -> None:
         self._map = mmap.mmap(fd, nr_frames * PAGE_SIZE)
+        with contextlib.suppress(OSError):  # huge pages where the system has them for shared memory
+            self._map.madvise(mmap.MADV_HUGEPAGE)
         self._view = memoryview(self._map)
         self._base = int(ffi.cast("uintptr_t", ffi.from_buffer(self._map)))
         self._reserved_frames = reserved_frames
