@@ -10,7 +10,7 @@ C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/blkback/*.h xenblk
 C_TESTS   := $(wildcard tests/native/*.c)
 CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 
-.PHONY: demo test lint types native-test oracle peers pytest wheel-test bench-xenstore bench-peers differential dist clean soak
+.PHONY: demo test lint types native-test oracle peers pytest wheel-test bench bench-xenstore bench-peers differential dist clean soak
 
 demo: $(VENV)/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
@@ -59,8 +59,14 @@ peers: build/peers/ready
 build/peers/ready: benchmarks/peers/fetch.sh
 	benchmarks/peers/fetch.sh build/peers
 
+# Blocks a second: the limit, every mode, one backend thread and two; benchmarks/README.md says what the figures mean.
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/engine/compare.py
+	$(BIN)/python benchmarks/engine/threads.py
+
+# The same beside other people's servers.
 bench-peers: $(VENV)/ready peers
-	$(BIN)/python benchmarks/peers/measure.py
+	$(BIN)/python benchmarks/engine/compare.py --peers
 
 # Our xenstored beside the real one; benchmarks/README.md says what the figures mean.
 bench-xenstore: $(VENV)/ready oracle

@@ -73,7 +73,7 @@ class Session:
         """Before the rounds of a work."""
         self._ready: list[Contender] = []
         for contender in list(self.contenders):
-            self._try(contender, lambda contender=contender: self._prepare(contender, work))  # type: ignore[misc]
+            self._try(contender, lambda contender=contender: self._prepare(contender, work))
 
     def _prepare(self, contender: Contender, work: Work) -> None:
         if contender.prepare(work):
@@ -82,7 +82,7 @@ class Session:
     def round(self, name: str, work: Work, place: Place, seconds: float) -> None:
         """Every contender that can do this work, once."""
         for contender in [ready for ready in self._ready if ready in self.contenders]:
-            self._try(contender, lambda contender=contender: self._one(contender, name, work, place, seconds))  # type: ignore[misc]
+            self._try(contender, lambda contender=contender: self._one(contender, name, work, place, seconds))
 
     def _try(self, contender: Contender, call: Any) -> None:
         try:

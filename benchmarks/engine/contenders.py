@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from ours import COPY, MAP, PERSISTENT, PYTHON, Mode, Ours, Work, bounded
-from programs import Direct, Figures, Ideal, run_direct, run_ideal
+from programs import Direct, Figures, Ideal, MapCost, run_direct, run_ideal, run_mapcost
+
+from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, PAGE_SIZE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
 
@@ -22,7 +24,9 @@ POLL_US: Final = 200
 class Contender(Protocol):
     """One row of the table."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
 
     def prepare(self, work: Work, /) -> bool:
         """Get ready for a work, before its rounds; False if it is none for this one."""
@@ -122,6 +126,26 @@ class Alone:
         )
 
 
+@dataclass(frozen=True)
+class Bare:
+    """What mapping alone takes: the pages of a block mapped, touched and unmapped by one thread, and nothing else."""
+
+    place: Place
+    name: str = field(default="bare map, touch, unmap", init=False)
+
+    def prepare(self, work: Work, /) -> bool:
+        """One page at a time, and as many as fit a request."""
+        return work.depth == 32
+
+    def run(self, work: Work, seconds: float, /) -> Figures:
+        """See Contender. Nothing waits, so all a block's time is CPU time."""
+        nr_pages = work.block_bytes // PAGE_SIZE
+        batch = min(nr_pages, BLKIF_MAX_SEGMENTS_PER_REQUEST)
+        found = run_mapcost(MapCost(batch, unmap="run", cpus=self.place.cpus[::-1], seconds=seconds))
+        us = found.ns_per_page * nr_pages / 1e3
+        return Figures(self.name, 1e6 / us, us, us, found.cpu_ns_per_page * nr_pages / 1e3)
+
+
 class Other:
     """A peer's server with a client of ours. PeerError if it cannot be measured."""
 
@@ -160,7 +184,9 @@ def entries(
     """All that can be compared in a place, by name; it ends with `stack`. `images` are two files."""
     found: dict[str, Entry] = {}
     for limit in _limits(place, disk_bytes):
-        found[limit.name] = lambda limit=limit: limit  # type: ignore[misc]
+        found[limit.name] = lambda limit=limit: limit
+    bare = Bare(place)
+    found[bare.name] = lambda: bare
     for mode in (PERSISTENT, MAP, bounded(32, 4096), COPY, PYTHON):
         found[f"xenblk, {mode.name}"] = _ours(stack, mode, f"memory:{disk_bytes}", place, f"xenblk, {mode.name}")
     name = "xenblk, persistent, file"
@@ -168,10 +194,10 @@ def entries(
     if peers:
         for peer in servers.ALL:
             if peer.polls != place.one_cpu:
-                found[peer.name] = lambda peer=peer: Other(stack, peer, place, disk_bytes)  # type: ignore[misc]
+                found[peer.name] = lambda peer=peer: Other(stack, peer, place, disk_bytes)
     for how in ("io_uring", "psync"):
-        alone = Alone(how, images[1], place.cpus[0])  # type: ignore[arg-type]
-        found[alone.name] = lambda alone=alone: alone  # type: ignore[misc]
+        alone = Alone(how, images[1], place.cpus[0])
+        found[alone.name] = lambda alone=alone: alone
     return found
 
 
