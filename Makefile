@@ -10,7 +10,7 @@ C_HEADERS := $(wildcard ring/*.h grants/*.h xenblk/*.h xenblk/blkback/*.h xenblk
 C_TESTS   := $(wildcard tests/native/*.c)
 CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 
-.PHONY: demo test lint types native-test oracle peers pytest wheel-test bench bench-xenstore bench-peers differential dist clean soak
+.PHONY: demo test lint types native-test native-tests oracle peers pytest wheel-test bench bench-xenstore bench-peers differential dist clean soak
 
 demo: $(VENV)/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
@@ -32,18 +32,31 @@ build/typing/xenblk: Makefile
 	@for f in xenblk/*; do ln -s "$(CURDIR)/$$f" $@/; done
 	@for d in ring grants harness; do ln -s "$(CURDIR)/$$d" $@/; done
 
-native-test: $(patsubst tests/native/%.c,build/native/%.asan.ok,$(C_TESTS)) \
-             $(patsubst tests/native/%.c,build/native/%.tsan.ok,$(C_TESTS))
+# Each C test with all C sources, under two sanitizers; the sources are compiled once for each.
+ASAN := -g -O1 -pthread -fsanitize=address,undefined -fno-sanitize-recover=all
+TSAN := -g -O1 -pthread -fsanitize=thread -Wno-error=tsan
 
-build/native/%.asan.ok: tests/native/%.c $(wildcard tests/native/*.h) $(C_SOURCES) $(C_HEADERS)
-	@mkdir -p build/native
-	$(CC) $(CWARN) -g -O1 -pthread -fsanitize=address,undefined -fno-sanitize-recover=all -o build/native/$*.asan $< $(C_SOURCES)
+native-test:
+	@$(MAKE) --no-print-directory -j$$(nproc) native-tests
+
+.SECONDARY: # objects serve every test
+native-tests: $(foreach kind,asan tsan,$(patsubst tests/native/%.c,build/native/%.$(kind).ok,$(C_TESTS)))
+
+build/native/asan/%.o: %.c $(C_HEADERS)
+	@mkdir -p $(@D)
+	@$(CC) $(CWARN) $(ASAN) -c -o $@ $<
+
+build/native/tsan/%.o: %.c $(C_HEADERS)
+	@mkdir -p $(@D)
+	@$(CC) $(CWARN) $(TSAN) -c -o $@ $<
+
+build/native/%.asan.ok: tests/native/%.c $(C_SOURCES:%.c=build/native/asan/%.o) $(C_HEADERS) $(wildcard tests/native/*.h)
+	@$(CC) $(CWARN) $(ASAN) -o build/native/$*.asan $(filter %.c %.o,$^)
 	build/native/$*.asan
 	@touch $@
 
-build/native/%.tsan.ok: tests/native/%.c $(wildcard tests/native/*.h) $(C_SOURCES) $(C_HEADERS)
-	@mkdir -p build/native
-	$(CC) $(CWARN) -Wno-error=tsan -g -O1 -pthread -fsanitize=thread -o build/native/$*.tsan $< $(C_SOURCES)
+build/native/%.tsan.ok: tests/native/%.c $(C_SOURCES:%.c=build/native/tsan/%.o) $(C_HEADERS) $(wildcard tests/native/*.h)
+	@$(CC) $(CWARN) $(TSAN) -o build/native/$*.tsan $(filter %.c %.o,$^)
 	build/native/$*.tsan
 	@touch $@
 

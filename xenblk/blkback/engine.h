@@ -16,8 +16,6 @@
 #define XB_BACK_LIVE 1    /* run: requests went live on records charged by hand: see xb_back_live */
 /* and XB_RING_BROKEN */
 
-#define XB_BACK_RECORDS_PER_PAGE_MAX 32
-
 struct xb_back_config {
     struct xb_back_ring *ring; /* attached; the caller's, as all that follows, and must outlive the engine */
     struct xb_mapper *mapper;

@@ -1,4 +1,4 @@
-/* Inside of the native backend: what engine.c, lend.c, move.c, purge.c and records.c share. */
+/* Inside of the native backend: what its files share. life.c creates and destroys, engine.c serves. */
 #pragma once
 #include <pthread.h>
 #include <stddef.h>
@@ -23,6 +23,7 @@
 #define SECTOR_BYTES 512u
 #define SEGMENTS_MAX XB_BLKIF_SEGMENTS_MAX
 #define BOUNCE_BYTES (SEGMENTS_MAX * PAGE_BYTES)
+#define REAP_MAX 32
 
 /* A granted page lent to a request. */
 struct lent_page {

@@ -1,0 +1,148 @@
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "grants/arena.h"
+#include "xenblk/blkback/internal.h"
+
+/* Create and destroy: all memory and address space that an engine will ever use. */
+
+static uint32_t nr_kept_max(const struct xb_back_config *config)
+{
+    uint32_t limit = config->persistent ? config->max_persistent_grants : 0;
+
+    /* A guest cannot have more pages kept than it has references. Beside them a batch that is being unmapped. */
+    return (limit < config->grantor->nr_entries ? limit : config->grantor->nr_entries) + SEGMENTS_MAX;
+}
+
+static uint32_t nr_slots(const struct xb_back_config *config)
+{
+    /* Kept pages, a batch of them that waits for a scan, and the pages of all requests. */
+    return nr_kept_max(config) + SEGMENTS_MAX + config->nr_records * SEGMENTS_MAX;
+}
+
+/* Hands out parts of one allocation; with `memory` NULL, only counts them. */
+struct carver {
+    uint8_t *memory;
+    size_t bytes;
+};
+
+static void *carve(struct carver *carver, size_t count, size_t size)
+{
+    void *part = carver->memory ? carver->memory + carver->bytes : NULL;
+
+    carver->bytes += (count * size + 63) & ~(size_t)63;
+    return part;
+}
+
+struct parts {
+    struct record *records;
+    uint64_t *live;
+    void *kept;
+    struct xb_gref_entry **idle;
+    struct xb_slot *slots;
+    uint8_t *freed;
+    uint8_t *bounce;
+};
+
+static struct parts carve_all(struct carver *carver, const struct xb_back_config *config)
+{
+    uint32_t kept = nr_kept_max(config);
+    struct parts parts = {0};
+
+    /* First, so that it is page-aligned as the allocation is: direct I/O asks for that. Statements, because initializers
+     * have no order. */
+    if (config->grant_copy)
+        parts.bounce = carve(carver, config->nr_records, BOUNCE_BYTES);
+    parts.records = carve(carver, config->nr_records, sizeof(struct record));
+    parts.live = carve(carver, config->ring->nr_ents, sizeof(uint64_t)); /* a record may be charged again meanwhile */
+    parts.kept = carve(carver, xb_gref_map_bytes(kept), 1);
+    parts.idle = carve(carver, 2 * (size_t)kept, sizeof(struct xb_gref_entry *));
+    parts.slots = carve(carver, nr_slots(config), sizeof(struct xb_slot));
+    parts.freed = carve(carver, nr_slots(config), 1);
+    return parts;
+}
+
+static int allocate(struct xb_back *back)
+{
+    const struct xb_back_config *config = &back->config;
+    struct carver carver = {0};
+    struct parts parts;
+    void *memory;
+
+    carve_all(&carver, config);
+    /* Pages of zeros that take memory when they are touched first: most of a bounce buffer may never be. */
+    memory = mmap(NULL, carver.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return 0;
+    back->memory = memory;
+    back->memory_bytes = carver.bytes;
+    carver = (struct carver){.memory = memory};
+    parts = carve_all(&carver, config);
+    back->records = parts.records;
+    back->live = parts.live;
+    back->idle = parts.idle;
+    back->freed = parts.freed;
+    xb_gref_map_init(&back->kept, parts.kept, nr_kept_max(config), config->secret);
+    xb_gref_map_set_limit(&back->kept, nr_kept_max(config) - SEGMENTS_MAX);
+    xb_gref_map_show_count(&back->kept, &back->counters->persistent_current);
+    xb_slots_init(&back->slots, parts.slots, nr_slots(config));
+    records_init(back, parts.bounce);
+    back->arena = xb_arena_reserve(nr_slots(config));
+    if (!config->disk_memory)
+        back->file = xb_file_create(config->disk_fd, config->nr_records, 1);
+    return back->arena && (config->disk_memory || back->file);
+}
+
+struct xb_back *xb_back_create(const struct xb_back_config *config)
+{
+    struct xb_back *back = calloc(1, sizeof(*back));
+
+    if (!back)
+        return NULL;
+    back->config = *config;
+    back->ring = config->ring;
+    back->counters = config->counters;
+    back->sector_at = config->ring->entry_size == XB_BLKIF_X86_64_SLOT_BYTES ? 16 : 12;
+    pthread_mutex_init(&back->charging, NULL);
+    pthread_mutex_init(&back->slots_lock, NULL);
+    xb_poller_init(&back->poller, config->poll_us);
+    xb_copier_init(&back->copier, XB_COPY_MEASURED);
+    if (allocate(back))
+        return back;
+    xb_back_destroy(back);
+    return NULL;
+}
+
+static void give_up_requests(struct xb_back *back)
+{
+    struct xb_file_op *ops[REAP_MAX];
+
+    while (back->file && xb_file_in_flight(back->file) > 0) {
+        uint32_t count = xb_file_reap(back->file, ops, REAP_MAX, -1);
+
+        for (uint32_t i = 0; i < count; i++) {
+            struct record *record = ops[i]->user;
+
+            /* The ring's guest gets no answer any more; a flush's data is not written. */
+            if (!record->flushing && !back->config.grant_copy)
+                lend_release(back, record);
+        }
+    }
+}
+
+void xb_back_destroy(struct xb_back *back)
+{
+    if (back->arena) {
+        give_up_requests(back);
+        purge_all(back);
+        xb_arena_release(back->arena, back->slots.nr_slots);
+    }
+    xb_file_destroy(back->file);
+    pthread_mutex_destroy(&back->slots_lock);
+    pthread_mutex_destroy(&back->charging);
+    if (back->memory)
+        munmap(back->memory, back->memory_bytes);
+    free(back);
+}
