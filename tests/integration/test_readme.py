@@ -1,5 +1,6 @@
 """The README keeps its word: its commands are run, and print what it shows, but for figures that differ by nature."""
 
+import itertools
 import os
 import re
 import shutil
@@ -15,16 +16,22 @@ README = Path(__file__).parents[2] / "README.md"
 STAYS = ("xenblk host", "xenblk backend", "xenblk xenstored")
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language, in order."""
-    fenced = README.read_text().split("```")[1::2]
-    return [block.partition("\n")[2] for block in fenced if block.partition("\n")[0] == language]
+def blocks() -> list[tuple[str, str]]:
+    """Language and text of each fenced block, in order."""
+    found = [block.partition("\n") for block in README.read_text().split("```")[1::2]]
+    return [(language, text) for language, _, text in found]
+
+
+def examples() -> list[tuple[str, str]]:
+    """Each example in Python with the block behind it: what it prints."""
+    following = itertools.pairwise(blocks())
+    return [(source, shown) for (language, source), (_, shown) in following if language == "python"]
 
 
 def commands() -> list[tuple[str, str]]:
     """Each command of the console blocks with the output that is shown for it."""
     found: list[tuple[str, list[str]]] = []
-    for line in "".join(blocks("console")).splitlines():
+    for line in "".join(text for language, text in blocks() if language == "console").splitlines():
         if line.startswith("$ "):
             found.append((line[2:], []))
         else:
@@ -94,9 +101,8 @@ def test_the_commands_print_what_is_shown(shell: dict[str, str], tmp_path: Path)
         pytest.skip("all but xenstore-ls and its like was run: they are in Debian's package xenstore-utils")
 
 
-def test_the_library_example_prints_what_is_shown(tmp_path: Path) -> None:
-    (source,) = blocks("python")
-    (shown,) = (block for block in blocks("") if "Errno" in block)
+@pytest.mark.parametrize(("source", "shown"), examples())
+def test_the_library_examples_print_what_is_shown(tmp_path: Path, source: str, shown: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", source], cwd=tmp_path, capture_output=True, text=True, check=False
     )
