@@ -81,10 +81,6 @@ bench: $(VENV)/ready
 bench-peers: $(VENV)/ready peers
 	$(BIN)/python benchmarks/engine/compare.py --peers
 
-# Our engines beside the limit and one process alone; benchmarks/README.md says what the figures mean.
-bench: $(VENV)/ready
-	$(BIN)/python benchmarks/engine/compare.py
-
 # Our xenstored beside the real one; benchmarks/README.md says what the figures mean.
 bench-xenstore: $(VENV)/ready oracle
 	$(BIN)/python benchmarks/xenstore/compare.py
