@@ -55,6 +55,8 @@ def processes_marked(mark: str) -> list[str]:
             "ok.img has 8192 bytes, and the virtual disk only 512",
         ),
         (["copy", "ok.img", "vbd:xvda", "--disk", "nothing.img"], 1, "there is no disk image nothing.img"),
+        (["backend", "--persistent-grant-unused-seconds", "inf"], 2, "is not in the range 0<=x<=1000000000"),
+        (["backend", "--persistent-grant-unused-seconds", "nan"], 2, "is 0 to 1000000000, not nan"),
         (["compare", "--disk", "nothing.img"], 1, "there is no disk image nothing.img"),
         (["compare", "--disk", "odd.img"], 1, "multiple of 512 bytes; odd.img has 1000, which leaves 488"),
         (["compare", "--disk", "empty.img"], 1, "empty.img has 0 bytes"),

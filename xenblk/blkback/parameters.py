@@ -12,6 +12,7 @@ PURGE_INTERVAL_S: Final = 0.1
 
 ENGINES: Final = ("native", "python")
 POLL_US_MAX: Final = 1_000_000
+UNUSED_SECONDS_MAX: Final = 10**9
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,9 +40,14 @@ class BackendParameters:
     def __post_init__(self) -> None:
         if not 0 <= self.max_persistent_grants <= 1 << 20:
             raise UsageError(f"max_persistent_grants is 0 to {1 << 20}, not {self.max_persistent_grants}")
+        # Said so that a NaN, which compares as false, is refused.
+        if not 0 <= self.persistent_grant_unused_seconds <= UNUSED_SECONDS_MAX:
+            raise UsageError(
+                f"persistent_grant_unused_seconds is 0 to {UNUSED_SECONDS_MAX}, "
+                f"not {self.persistent_grant_unused_seconds}"
+            )
         if not 0 <= self.max_ring_page_order <= 4:
             raise UsageError(f"max_ring_page_order is 0 to 4, not {self.max_ring_page_order}")
-
         if self.engine not in ENGINES:
             raise UsageError(f"engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
         if not 0 <= self.poll_us <= POLL_US_MAX:

@@ -6,6 +6,7 @@ import click
 
 from xenblk.abi import Domid
 from xenblk.blkback import Backend, BackendParameters
+from xenblk.blkback.parameters import UNUSED_SECONDS_MAX
 from xenblk.cli.options import domid_option, engine_option, pin_option, poll_us_option, run_dir_option
 from xenblk.cli.service import allow_many_descriptors, say_ready, stop_on_signals
 from xenblk.emulated.host import HostServer
@@ -37,7 +38,7 @@ def host(run_dir: Path, lifeline: int | None) -> None:
 @click.option("--max-persistent-grants", type=int, default=1056, show_default=True, help="Limit per ring.")
 @click.option(
     "--persistent-grant-unused-seconds",
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, UNUSED_SECONDS_MAX),
     default=60.0,
     show_default=True,
     help="Unmap a persistent grant not used for so long; 0 never.",
