@@ -19,6 +19,7 @@ Requests (`op`), their fields and the answer's fields and descriptors:
 A refusal has `error` (an errno name) and `message` (a sentence) and no descriptors.
 """
 
+import array
 import contextlib
 import json
 import os
@@ -41,8 +42,11 @@ def send_message(sock: socket.socket, message: Message, fds: list[int] | None = 
 
 
 def receive_message(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """Receive one message, None at the end of the connection; ValueError if it is not a JSON object."""
-    data, fds, _flags, _address = socket.recv_fds(sock, MESSAGE_BYTES_MAX, FDS_MAX)
+    """Receive one message, None at the end of the connection; ValueError if it is not a JSON object.
+
+    The descriptors are the caller's, and close when another program is executed.
+    """
+    data, fds = _receive_fds(sock)
     if not data:
         return None
     try:
@@ -53,6 +57,18 @@ def receive_message(sock: socket.socket) -> tuple[Message, list[int]] | None:
         close_fds(fds)
         raise
     return message, fds
+
+
+def _receive_fds(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """As socket.recv_fds, which drops its flags: a program that is started must not keep a domain's memory alive."""
+    fds = array.array("i")
+    data, ancillary, _flags, _address = sock.recvmsg(
+        MESSAGE_BYTES_MAX, socket.CMSG_LEN(FDS_MAX * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)
 
 
 def close_fds(fds: list[int]) -> None:
