@@ -11,7 +11,7 @@ from xenblk.blkback.frontend_keys import FrontendKeys
 from xenblk.blkback.native_server import NativeDisk, NativeServer
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkback.python_server import PythonServer
-from xenblk.blkback.ring_thread import RingThread, Server
+from xenblk.blkback.ring_thread import RingThread, Server, start_thread
 from xenblk.counters import Counters
 from xenblk.disk import Disk
 from xenblk.grants import ForeignDomain, GrantMapper, PersistentGrants
@@ -50,8 +50,9 @@ class Connection:
             link = _Link(platform.mapper, domain, channel, counters, ring, keys)
             server = _server(link, disk, parameters, careful)
             undo.callback(server.close)
+            server.start()
             thread = RingThread(name, server)
-            thread.start()
+            start_thread(thread)
             undo.callback(thread.stop)
             if careful is not None:
                 charged = ChargedRing(name, parameters.records_per_page * ring.nr_pages, server.charge)

@@ -10,6 +10,7 @@ from xenblk._native import ffi, lib
 from xenblk.abi import SECTOR_SIZE
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.parameters import PURGE_INTERVAL_S, BackendParameters
+from xenblk.blkback.ring_thread import start_thread
 from xenblk.counters import Counters
 from xenblk.disk import FileDisk, MemoryDisk
 from xenblk.errors import UsageError
@@ -23,6 +24,8 @@ NativeDisk = MemoryDisk | FileDisk
 
 class NativeServer:
     """Serves one ring of one disk. `run` in the ring's thread, `stop` from any; `close` when `run` has returned.
+
+    Kept pages are purged by `start`'s thread; without it, by whoever calls `purge`.
 
     All arguments are the caller's and outlive it. OSError ENOMEM if there is no memory for its tables.
     """
@@ -69,10 +72,13 @@ class NativeServer:
             raise OSError(errno.ENOMEM, "there is no memory for the tables of a ring")
         self._purger = _Purger(self) if persistent else None
 
+    def start(self) -> None:
+        """Purge beside `run`, until `close`; OSError EAGAIN if the system gives no thread."""
+        if self._purger is not None:
+            start_thread(self._purger)
+
     def run(self) -> None:
         """Serve until `stop`. RingPeerError if the guest published an impossible index: the ring is finished then."""
-        if self._purger is not None:
-            self._purger.start()
         while (ended := lib.xb_back_run(self._native)) == lib.XB_BACK_LIVE:
             self._tell_live()
         self._tell_live()

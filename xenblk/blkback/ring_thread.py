@@ -16,6 +16,9 @@ _PATIENCE_S: Final = 0.1
 class Server(Protocol):
     """An engine with its way of sleeping."""
 
+    def start(self) -> None:
+        """Begin what goes on beside `run`, until `close`; OSError EAGAIN if the system gives no thread for it."""
+
     def run(self) -> None:
         """Serve until `stop`; RingPeerError if the guest breaks its ring."""
 
@@ -29,19 +32,20 @@ class Server(Protocol):
         """Give everything back, after `run` has returned."""
 
 
+def start_thread(thread: threading.Thread) -> None:
+    """Start it; OSError EAGAIN if the system gives no thread: what a connection lacks ends that connection only."""
+    try:
+        thread.start()
+    except RuntimeError as e:
+        raise OSError(errno.EAGAIN, f"no thread for {thread.name}: {e}") from None
+
+
 class RingThread(threading.Thread):
-    """Runs from `start` until `stop`. A guest that breaks its ring is not served any more, until it reconnects."""
+    """Runs until `stop`; start_thread starts it. A guest that breaks its ring is not served until it reconnects."""
 
     def __init__(self, name: str, server: Server) -> None:
         super().__init__(name=name, daemon=True)
         self._server = server
-
-    def start(self) -> None:
-        """As threading's; OSError EAGAIN if the system gives no thread."""
-        try:
-            super().start()
-        except RuntimeError as e:
-            raise OSError(errno.EAGAIN, f"no thread for {self.name}: {e}") from None
 
     def run(self) -> None:
         """Serve until stopped."""

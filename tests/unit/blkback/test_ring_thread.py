@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from xenblk.blkback.ring_thread import RingThread
+from xenblk.blkback.ring_thread import RingThread, start_thread
 
 
 class Idle:
     """A server that nobody runs."""
 
     stopped = False
+
+    def start(self) -> None: ...
 
     def run(self) -> None:
         raise AssertionError("there is no thread to run this")
@@ -36,7 +38,7 @@ def test_regression_no_thread_is_an_error_of_the_system(monkeypatch: pytest.Monk
     server = Idle()
     thread = RingThread("vbd-0-1-51712-0", server)
     with pytest.raises(OSError, match="no thread for vbd-0-1-51712-0") as e:
-        thread.start()
+        start_thread(thread)
     assert e.value.errno == errno.EAGAIN
     thread.stop()
     assert server.stopped
