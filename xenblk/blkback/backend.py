@@ -2,13 +2,14 @@
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.device import OpenDisk, Vbd
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.disk import open_disk
-from xenblk.errors import BlkifPeerError, XenstoreError
+from xenblk.errors import BlkifPeerError, PeerGoneError, XenstoreError
 from xenblk.platform import Platform
 
 _log: Final = logging.getLogger("xenblk.blkback")
@@ -59,8 +60,7 @@ class Backend:
             if token == _TOKEN_DEVICES:
                 self._on_own_node(path)
             elif token in self._devices:
-                self._devices[token].frontend_changed()
-                self._forget_unregistered(token)
+                self._attend(token, Vbd.frontend_changed)
         except XenstoreError as e:
             # The toolstack may remove a device at any moment; its removal is an event of its own.
             _log.debug("%s: %s", path, e)
@@ -71,16 +71,43 @@ class Backend:
         if device not in self._devices or path == device:
             self._look_for_devices()
         elif path == f"{device}/online":
-            self._devices[device].online_changed()
-            self._forget_unregistered(device)
+            self._attend(device, Vbd.online_changed)
+
+    def _attend(self, path: str, step: Callable[[Vbd], None]) -> None:
+        """Let one device take a step. A bug that shows in it is the end of that device's connection, and of no other's.
+
+        XenstoreError is the caller's; PeerGoneError is everybody's.
+        """
+        device = self._devices[path]
+        try:
+            step(device)
+        except (XenstoreError, PeerGoneError):
+            raise
+        except Exception as e:
+            _log.exception("%s: a bug of the backend; the device is disconnected", path)
+            self._give_up(device, e)
+        if device.unregistered:
+            del self._devices[path]
+            self._store.unwatch(device.frontend_state_path, path)
+
+    def _give_up(self, device: Vbd, bug: Exception) -> None:
+        try:
+            device.failed(bug)
+        except PeerGoneError:
+            raise
+        except Exception:
+            _log.exception("%s: a bug of the backend; the device may hold what it held", device.path)
 
     def _look_for_devices(self) -> None:
-        found = set(self._list_devices())
+        try:
+            found = set(self._list_devices())
+        except XenstoreError as e:
+            _log.debug("%s changed while it was read, which is an event: %s", self._root, e)
+            return
         for path in found - self._devices.keys():
             self._add(path)
         for path in self._devices.keys() - found:
-            self._devices[path].vanished()
-            self._forget_unregistered(path)
+            self._forget(path)
 
     def _list_devices(self) -> list[str]:
         if not self._store.exists(self._root):
@@ -95,17 +122,27 @@ class Backend:
     def _add(self, path: str) -> None:
         try:
             device = Vbd(self._platform, self._store, path, self._parameters, self._open_disk, self._charging)
+            self._store.watch(device.frontend_state_path, path)
         except (XenstoreError, BlkifPeerError) as e:
             _log.warning("%s is not a device that can be served: %s", path, e)
             return
+        except PeerGoneError:
+            raise
+        except Exception:
+            _log.exception("%s: a bug of the backend; the device is not served", path)
+            return
         self._devices[path] = device
-        self._store.watch(device.frontend_state_path, path)
+        try:
+            self._attend(path, Vbd.probe)
+        except XenstoreError as e:
+            _log.warning("%s is not a device that can be served: %s", path, e)
+            self._forget(path)
 
-    def _forget_unregistered(self, path: str) -> None:
-        device = self._devices[path]
-        if device.unregistered:
-            del self._devices[path]
-            self._store.unwatch(device.frontend_state_path, path)
+    def _forget(self, path: str) -> None:
+        try:
+            self._attend(path, Vbd.vanished)
+        except XenstoreError as e:
+            _log.warning("%s: %s", path, e)
 
     def _close(self) -> None:
         for device in self._devices.values():

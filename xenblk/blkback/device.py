@@ -30,7 +30,10 @@ OpenDisk = Callable[[str, bool], Disk]
 
 
 class Vbd:
-    """One device: `path` is its backend directory. Calls come from one thread; after `unregistered` it is done."""
+    """One device: `path` is its backend directory. Calls come from one thread; after `unregistered` it is done.
+
+    `probe` comes first. A step that fails with what is not said here is a bug, and `failed` is to follow.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class Vbd:
         self._disk: Disk | None = None
         self._connection: Connection | None = None
         self._own_state = XenbusState.INITIALISING
-        self._probe(open_disk)
+        self._open = open_disk
 
     @property
     def frontend_state_path(self) -> str:
@@ -62,12 +65,15 @@ class Vbd:
 
     # Life
 
-    def _probe(self, open_disk: OpenDisk) -> None:
+    def probe(self) -> None:
+        """Open the disk and offer it to the frontend. XenstoreError if the device's own nodes are not there."""
         params = self._store.read(f"{self.path}/params")
         read_only = "w" not in self._store.read(f"{self.path}/mode")
         try:
-            self._disk = open_disk(params, read_only)
-        except (DiskError, OSError) as e:
+            self._disk = self._open(params, read_only)
+        except Exception as e:
+            if not isinstance(e, DiskError | OSError):
+                _log.exception("%s: a bug of what opens %s", self._name, params)
             self._write_own({"hotplug-status": "error", "hotplug-error": str(e)})
             self._fatal(errno.ENODEV, str(e))
             return
@@ -108,9 +114,19 @@ class Vbd:
 
     def vanished(self) -> None:
         """The device's own nodes are gone: give everything back."""
-        self._disconnect()
-        self._close_disk()
         self.unregistered = True
+        try:
+            self._disconnect()
+        finally:
+            self._close_disk()
+
+    def failed(self, bug: Exception) -> None:
+        """A bug showed in the step before: disconnect, and say so unless there is nowhere to."""
+        try:
+            self._disconnect()
+        finally:
+            if not self.unregistered:
+                self._fatal(errno.EIO, f"a bug of the backend: {type(bug).__name__}: {bug}")
 
     # Steps
 
@@ -139,9 +155,10 @@ class Vbd:
         )
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        # Forgotten first: what fails to close once is not closed twice.
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _unregister(self) -> None:
         self._disconnect()
@@ -151,9 +168,9 @@ class Vbd:
         self.unregistered = True
 
     def _close_disk(self) -> None:
-        if self._disk is not None:
-            self._disk.close()
-            self._disk = None
+        disk, self._disk = self._disk, None
+        if disk is not None:
+            disk.close()
 
     # Nodes
 
