@@ -190,7 +190,9 @@ static int map_one(struct xb_mapper *mapper, struct xb_grantor *grantor, struct 
     /* MAP_POPULATE: the page is there when the hypercall returns, as under Xen, not at the first touch. */
     if (mmap((void *)(uintptr_t)op->host_addr, PAGE_BYTES, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
              grantor->memory_fd, (off_t)frame * PAGE_BYTES) == MAP_FAILED) {
-        xb_arena_vacate((void *)(uintptr_t)op->host_addr, 1); /* a failing mmap may have taken the reservation away already */
+        /* A failing mmap may have taken the reservation away already. If it did not, and this fails for the same
+         * reason, the reservation is as it was; there is never a hole after this. */
+        xb_arena_vacate((void *)(uintptr_t)op->host_addr, 1);
         unpin_with_handle(mapper, grantor, op->handle);
         return GNTST_no_space;
     }
