@@ -44,9 +44,18 @@ uint32_t xb_longest_piece(const struct xb_lender *lender, const uint8_t *buffer,
     return nr_bytes < longest ? (uint32_t)nr_bytes : longest;
 }
 
+/* Checked before it is narrowed: whoever lends asked xb_longest_piece first. */
+static void set_count(struct xb_loan *loan, uint64_t nr_bytes)
+{
+    uint64_t count = (nr_bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
+
+    XB_ASSERT(count <= XB_LOAN_SEGMENTS_MAX);
+    loan->count = (uint8_t)count;
+}
+
 static int bounce(struct xb_lender *lender, int to_backend, struct xb_loan *loan, uint8_t *segments)
 {
-    loan->count = (loan->nr_bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
+    set_count(loan, loan->nr_bytes);
     if (!xb_pool_take(&lender->pool, loan->lent, loan->count))
         return 0;
     for (uint32_t i = 0, at = 0; i < loan->count; i++, at += PAGE_SIZE) {
@@ -65,7 +74,7 @@ static int grant_in_place(struct xb_lender *lender, uint64_t at, struct xb_loan 
     struct xb_grant_table *table = lender->pool.table;
     uint32_t offset = at % PAGE_SIZE, frame = (uint32_t)(at >> PAGE_SHIFT), left = loan->nr_bytes;
 
-    loan->count = (offset + loan->nr_bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
+    set_count(loan, (uint64_t)offset + loan->nr_bytes);
     if (!xb_grant_table_allocate(table, loan->lent, loan->count))
         return 0;
     for (uint32_t i = 0; i < loan->count; i++, frame++, offset = 0) {

@@ -1,0 +1,82 @@
+/* A loan is of 11 pages at most: what would take more ends the process, before anything is granted or written. */
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "grants/gnttab.h"
+#include "grants/table.h"
+#include "xenblk/assert.h"
+#include "xenblk/blkfront/pool.h"
+#include "xenblk/blkfront/lending.h"
+
+#define PAGE_SIZE 4096u
+#define NR_REFS 512
+#define NR_POOL 300
+#define NR_FRAMES 300
+#define BACKEND 3
+#define HANG_S 300
+
+static uint8_t memory[NR_FRAMES * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE))), elsewhere[NR_FRAMES * PAGE_SIZE];
+static struct xb_grant_entry entries[NR_REFS];
+static struct xb_grant_table table;
+static struct xb_pool_page pages[NR_POOL];
+static struct xb_lender lender;
+static struct xb_loan loan;
+static uint8_t segments[XB_LOAN_SEGMENTS_MAX * 8];
+
+static void begin(void)
+{
+    static uint32_t stack[NR_REFS], numbers[2 * NR_POOL];
+    static uint8_t state[NR_REFS];
+
+    xb_grant_table_init(&table, entries, stack, state, NR_REFS);
+    for (uint32_t i = 0; i < NR_POOL; i++)
+        pages[i] = (struct xb_pool_page){.data = memory + (size_t)i * PAGE_SIZE, .frame = i};
+    xb_pool_init(&lender.pool, &table, BACKEND, pages, NR_POOL, numbers, numbers + NR_POOL);
+    lender.memory = memory;
+    lender.memory_bytes = sizeof(memory);
+}
+
+static void test_what_fits(uint8_t *buffer, uint32_t nr_bytes)
+{
+    XB_ASSERT(xb_longest_piece(&lender, buffer, sizeof(elsewhere) / 2) == nr_bytes);
+    XB_ASSERT(xb_lend(&lender, buffer, nr_bytes, 1, &loan, segments) == 1);
+    XB_ASSERT(loan.count == XB_LOAN_SEGMENTS_MAX);
+    XB_ASSERT(xb_take_back(&lender, &loan, 0) == 0);
+}
+
+static void expect_abort(uint8_t *buffer, uint32_t nr_bytes)
+{
+    pid_t child = fork();
+    int status;
+
+    XB_ASSERT(child >= 0);
+    if (child == 0) {
+        XB_ASSERT(dup2(open("/dev/null", O_WRONLY), STDERR_FILENO) == STDERR_FILENO);
+        signal(SIGABRT, SIG_DFL);
+        xb_lend(&lender, buffer, nr_bytes, 1, &loan, segments);
+        _exit(0);
+    }
+    XB_ASSERT(waitpid(child, &status, 0) == child);
+    XB_ASSERT(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
+
+int main(void)
+{
+    alarm(HANG_S);
+    begin();
+    test_what_fits(memory, 11 * PAGE_SIZE);
+    test_what_fits(memory + 512, 11 * PAGE_SIZE - 512);
+    test_what_fits(elsewhere, 11 * PAGE_SIZE);
+    expect_abort(memory, 12 * PAGE_SIZE);
+    expect_abort(memory + 512, 11 * PAGE_SIZE);
+    expect_abort(memory, 256 * PAGE_SIZE); /* 0, in the loan's eight bits */
+    expect_abort(elsewhere, 12 * PAGE_SIZE);
+    expect_abort(elsewhere, 256 * PAGE_SIZE);
+    xb_pool_close(&lender.pool);
+    return 0;
+}
