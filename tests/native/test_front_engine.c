@@ -18,6 +18,11 @@
 #include "xenblk/counters.h"
 #include "xenblk/blkfront/pool.h"
 #include "xenblk/blkfront/engine.h"
+#include "xenblk/blkfront/lending.h"
+#include "xenblk/copier.h"
+#include "xenblk/copying.h"
+#include "xenblk/polling.h"
+#include "xenblk/blkfront/front.h"
 #include "xenblk/assert.h"
 
 #define PAGE_SIZE 4096
@@ -245,6 +250,34 @@ static void test_lies(void)
     }
 }
 
+static void fill_with(int how, struct xb_bio *bio)
+{
+    *bio = (struct xb_bio){.op = XB_BLKIF_WRITE, .buffer = buffers[0], .nr_bytes = PAGE_SIZE};
+    xb_copier_init(&front->copier, how);
+    xb_front_submit(front, bio);
+    xb_front_fill(front);
+    XB_ASSERT(front->lender.how == how);
+}
+
+/* Regression: a fence was chosen by the last fill before it, so that what an earlier one streamed went without. */
+static void test_what_was_streamed_is_fenced_though_the_store_changed(void)
+{
+    struct xb_bio bios[4];
+
+    connect_front(1, 0);
+    fill_with(XB_COPY_STREAMING, &bios[0]);
+    fill_with(XB_COPY_PLAIN, &bios[1]);
+    XB_ASSERT(front->stored == XB_COPY_STREAMING);
+    xb_front_push(front);
+    XB_ASSERT(front->stored == XB_COPY_PLAIN);
+    fill_with(XB_COPY_PLAIN, &bios[2]);
+    XB_ASSERT(front->stored == XB_COPY_PLAIN);
+    fill_with(XB_COPY_STREAMING, &bios[3]);
+    XB_ASSERT(front->stored == XB_COPY_STREAMING);
+    xb_front_fail_all(front, EIO);
+    xb_front_destroy(front);
+}
+
 int main(void)
 {
     alarm(HANG_S);
@@ -252,6 +285,7 @@ int main(void)
     to_front = eventfd(0, EFD_NONBLOCK);
     XB_ASSERT(to_back >= 0 && to_front >= 0);
     test_lies();
+    test_what_was_streamed_is_fenced_though_the_store_changed();
     test_two_threads(1, 0, 0);
     test_two_threads(1, 0, 50);
     test_two_threads(0, 1, 0);

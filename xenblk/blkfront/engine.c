@@ -107,7 +107,8 @@ void xb_front_submit_all(struct xb_front *front, struct xb_bio *bios, uint32_t c
 static void publish(struct xb_front *front)
 {
     /* The backend that sees the requests sees their data. */
-    xb_copy_fence(front->lender.how);
+    xb_copy_fence(front->stored);
+    front->stored = XB_COPY_PLAIN;
     front->must_notify |= xb_front_ring_push(front->ring);
     front->published = 1;
     front->unpublished = 0;
@@ -156,6 +157,8 @@ static int put_piece(struct xb_front *front, struct xb_bio *bio)
         shadow->loan.count = 0;
         return 0;
     }
+    if (bio->op == XB_BLKIF_WRITE)
+        front->stored |= front->lender.how;
     front->nr_free_ids--;
     shadow->bio = bio;
     write_head(front, slot, bio, id, shadow->loan.count);

@@ -17,6 +17,7 @@ struct xb_front {
     uint32_t id_at;      /* where in a slot its 8 bytes are */
     uint32_t unpublished;
     uint32_t nr_queued; /* bios in the queue */
+    int stored;         /* since the last publish: XB_COPY_STREAMING if any copy was, whatever this fill uses */
     uint16_t handle;
     uint8_t published;   /* since the last push: something */
     uint8_t must_notify; /* since the last push: the event index was passed */
