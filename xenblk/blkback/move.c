@@ -66,23 +66,46 @@ static int finish(struct xb_back *back, struct record *record, int ok)
 #define LINE_BYTES 64
 #define FETCH_LINES 32 /* half of a page: by then the hardware sees where it goes */
 
-void move_fetch_ahead(struct xb_back *back)
-{
-    const uint8_t *slot = xb_back_ring_peek(back->ring), *at;
+/* Of a slot that the guest may write meanwhile: read once, so that what is checked is what is used. */
+struct slot_peek {
     uint64_t sector;
     uint32_t gref;
+    uint8_t operation;
+};
+
+static struct slot_peek peek(const uint8_t *slot, uint32_t sector_at)
+{
+    struct slot_peek peek = {.operation = slot[0]};
+
+    memcpy(&peek.sector, slot + sector_at, sizeof(peek.sector));
+    memcpy(&peek.gref, slot + sector_at + sizeof(peek.sector), sizeof(peek.gref));
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not look at the slot again for what is used below */
+    return peek;
+}
+
+/* No further than the end of the disk. */
+static void fetch_sectors(const struct xb_back_config *config, uint64_t sector)
+{
+    const uint8_t *at = (const uint8_t *)config->disk_memory + sector * SECTOR_BYTES;
+    uint64_t nr_lines = (config->disk_sectors - sector) * (SECTOR_BYTES / LINE_BYTES);
+
+    for (uint32_t i = 0; i < FETCH_LINES && i < nr_lines; i++)
+        __builtin_prefetch(at + i * LINE_BYTES);
+}
+
+void move_fetch_ahead(struct xb_back *back)
+{
+    const struct xb_back_config *config = &back->config;
+    const uint8_t *slot = xb_back_ring_peek(back->ring);
+    struct slot_peek next;
 
     if (!slot)
         return;
-    memcpy(&gref, slot + back->sector_at + sizeof(sector), sizeof(gref));
-    if (back->config.persistent)
-        xb_gref_map_fetch(&back->kept, gref);
-    memcpy(&sector, slot + back->sector_at, sizeof(sector));
-    if (!back->config.disk_memory || slot[0] != XB_BLKIF_READ || sector >= back->config.disk_sectors)
-        return;
-    at = (const uint8_t *)back->config.disk_memory + sector * SECTOR_BYTES;
-    for (uint32_t i = 0; i < FETCH_LINES; i++)
-        __builtin_prefetch(at + i * LINE_BYTES);
+    next = peek(slot, back->sector_at);
+    if (config->persistent)
+        xb_gref_map_fetch(&back->kept, next.gref);
+    if (config->disk_memory && next.operation == XB_BLKIF_READ && next.sector < config->disk_sectors)
+        fetch_sectors(config, next.sector);
 }
 
 /* Once a batch, for the first read in it: as many requests as are there, and as large as this one. */
