@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include <errno.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,14 +55,28 @@ uint32_t xb_evtchn_load(uint32_t *word)
     return __atomic_load_n(word, __ATOMIC_SEQ_CST);
 }
 
+static void sleep_until_read(int fd)
+{
+    uint64_t count;
+    ssize_t taken = read(fd, &count, sizeof(count)); /* nothing, if a signal came */
+
+    (void)taken;
+}
+
 /* Empty it, if it is not empty. */
 static void take_wakeups(int fd)
 {
     uint64_t count;
     struct iovec to = {&count, sizeof(count)};
-    ssize_t taken = preadv2(fd, &to, 1, -1, RWF_NOWAIT); /* maybe nothing: another thread was first, or closed it */
+    struct pollfd pollfd = {.fd = fd, .events = POLLIN};
 
-    (void)taken;
+    /* Maybe nothing: another thread was first, or closed it. */
+    if (preadv2(fd, &to, 1, -1, RWF_NOWAIT) >= 0 || errno != EOPNOTSUPP)
+        return;
+    /* A kernel that cannot ask so of an eventfd. If another thread takes the wake-ups in between, we sleep until the
+     * next one; left there, they would keep every later wait from sleeping. */
+    if (poll(&pollfd, 1, 0) > 0 && (pollfd.revents & POLLIN))
+        sleep_until_read(fd);
 }
 
 static void write_one(int fd)
@@ -105,14 +120,6 @@ static void sleep_until_readable(int fd, int64_t timeout_ns)
 
     if (ppoll(&pollfd, 1, &timeout, NULL) > 0)
         take_wakeups(fd);
-}
-
-static void sleep_until_read(int fd)
-{
-    uint64_t count;
-    ssize_t taken = read(fd, &count, sizeof(count)); /* nothing, if a signal came */
-
-    (void)taken;
 }
 
 /* The eventfd is emptied before the bit is cleared. In that order a sender that finds the bit still set may skip the
