@@ -103,8 +103,9 @@ struct xb_grantor {
 /* A process's mappings. All but `track` is private to the process.
  *
  * A page that is mapped takes two mappings of the process at worst, its own and the reserved addresses behind it, and
- * Linux allows a process vm.max_map_count of them. Once they are used up nothing can be unmapped any more either, because
- * that may need to split one. So nr_track must be small enough for that: xenblk.grants.mappings says how small. */
+ * Linux allows a process vm.max_map_count of them. Once they are used up nothing can be unmapped any more either,
+ * because that may need to split one. So nr_track must be small enough for that: xenblk.grants.mappings says how
+ * small. */
 struct xb_mapper {
     struct xb_maptrack_entry *track;
     uint32_t nr_track; /* pages mapped at a time, at most */
@@ -137,8 +138,8 @@ void xb_gnttab_unmap(struct xb_mapper *mapper, struct xb_grantor *grantor, struc
 void xb_gnttab_copy(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_copy_segment *segments,
                     uint32_t count);
 
-/* Whether three quarters of what may be mapped at a time is: then no page should stay mapped beyond its request, so that
- * requests always find room. */
+/* Whether three quarters of what may be mapped at a time is: then no page should stay mapped beyond its request, so
+ * that requests always find room. */
 int xb_mapper_is_crowded(const struct xb_mapper *mapper);
 
 /* Host's side, for a process that died. */

@@ -20,8 +20,9 @@ static inline size_t cells_bytes(uint32_t max_entries)
 
 #define SPREAD UINT64_C(0x9e3779b97f4a7c15) /* 2^64 divided by the golden ratio */
 
-/* Two products, the first one secret, because one alone keeps references at a constant distance in rows: with one secret
- * in a hundred the rows pile up on each other. The exclusive or moves what only upper bits have to lower ones. */
+/* Two products, the first one secret, because one alone keeps references at a constant distance in rows: with one
+ * secret in a hundred the rows pile up on each other. The exclusive or moves what only upper bits have to lower
+ * ones. */
 static inline uint32_t home(const struct xb_gref_map *map, uint32_t gref)
 {
     uint64_t hash = (gref ^ (uint32_t)map->secret) * (map->secret | 1); /* an even factor would throw bits away */

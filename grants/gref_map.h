@@ -6,13 +6,13 @@
  *     1   the map alone has it: the page is idle          put:     2 -> 1
  *     0   the reaper has it, and will unmap the page      reap:    1 -> 0, given up if a request took it meanwhile
  *
- * Nothing leads from 0 back to 1 or 2: who finds a 0 maps the page anew, and `add` puts the new entry in the place of the
- * old one. That one is told that it is no longer in the map, so that `release`, under the same lock, takes only itself
- * out. A page in use is not lent twice, so the count ends at 2.
+ * Nothing leads from 0 back to 1 or 2: who finds a 0 maps the page anew, and `add` puts the new entry in the place of
+ * the old one. That one is told that it is no longer in the map, so that `release`, under the same lock, takes only
+ * itself out. A page in use is not lent twice, so the count ends at 2.
  *
- * Threads: take, put, add and find belong to one thread, the ring's. idle, reap and release belong to one at a time, the
- * reaper, which may be the ring's too. Entries never move, nothing is allocated after init, and no reference, whatever
- * its 32 bits, can make the map larger or a lookup endless. */
+ * Threads: take, put, add and find belong to one thread, the ring's. idle, reap and release belong to one at a time,
+ * the reaper, which may be the ring's too. Entries never move, nothing is allocated after init, and no reference,
+ * whatever its 32 bits, can make the map larger or a lookup endless. */
 
 /* Entries that a map may be made for. */
 #define XB_GREF_MAP_MAX 16777216
@@ -97,8 +97,8 @@ int xb_gref_map_add(struct xb_gref_map *map, uint32_t gref, uint32_t slot, uint3
  * `idle` has room for max_entries. Any of them may be taken again at any time. */
 uint32_t xb_gref_map_idle(struct xb_gref_map *map, uint64_t until_ns, struct xb_gref_entry **idle);
 
-/* Take an idle entry away from the ring's thread: 1 if that worked, 0 if the entry came back to life. After 1, unmap the
- * page, and then release the entry. */
+/* Take an idle entry away from the ring's thread: 1 if that worked, 0 if the entry came back to life. After 1, unmap
+ * the page, and then release the entry. */
 int xb_gref_map_reap(struct xb_gref_entry *entry);
 
 /* Nothing is mapped there any more: take it out of the map, unless it was replaced, and let it be used again. */

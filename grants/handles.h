@@ -1,5 +1,5 @@
-/* Inside of gnttab.c, which includes gnttab.h and pins.h first: which entries of a process's maptrack are free. There is a
- * stack of them, and those from nr_touched on were never used. */
+/* Inside of gnttab.c, which includes gnttab.h and pins.h first: which entries of a process's maptrack are free. There
+ * is a stack of them, and those from nr_touched on were never used. */
 #pragma once
 #include <stdint.h>
 

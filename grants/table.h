@@ -6,8 +6,8 @@
  *     free --allocate--> allocated --grant--> granted
  *       ^-------free--------' ^------end_access--'
  *
- * allocate, free and grants may be called from any thread. A reference that is not free belongs to one thread at a time. Any
- * other order of calls is our own mistake: XB_ASSERT.
+ * allocate, free and grants may be called from any thread. A reference that is not free belongs to one thread at a
+ * time. Any other order of calls is our own mistake: XB_ASSERT.
  */
 
 /* References below this are Xen's own (console, xenstore) and never handed out (GNTTAB_NR_RESERVED_ENTRIES). */

@@ -1,13 +1,14 @@
-/* A job on a front engine, wholly in C: so many operations in flight at a time, each timed, and what comes back checked.
+/* A job on a front engine, wholly in C: so many operations in flight at a time, each timed, and what comes back
+ * checked.
  *
- *     step of the workload --[block is free]--> fill or poison a buffer, submit ... poll, take the time, check --> again
+ *     step of the workload --[block is free]--> fill or poison a buffer, submit ... poll, time, check --> again
  *               `--[block is in flight]--> waits for it, and later steps overtake
  *
  * Latencies go to a log-linear histogram: exact up to XB_LOAD_SUBBUCKETS ns, within 1 / XB_LOAD_SUBBUCKETS of the value
  * above. Times are taken once per batch of completions. One thread at a time, the one that uses the front.
  *
- * With `verify` no block is in flight twice, and what happens to each, in which order, is the workload's; without, nobody
- * looks at the data, and steps start in their order.
+ * With `verify` no block is in flight twice, and what happens to each, in which order, is the workload's; without,
+ * nobody looks at the data, and steps start in their order.
  */
 
 #define XB_LOAD_SUBBUCKETS 64

@@ -33,7 +33,8 @@ static uint64_t stamp(const struct xb_oracle *oracle, uint64_t sector, uint32_t 
 }
 
 /* Of each of four columns of words the sum and the sum of all sums on the way, as Fletcher's: what changed, and what
- * changed places, shows. Multiplying would cost half as much again. Pairs, because that is what any x86_64 adds at once. */
+ * changed places, shows. Multiplying would cost half as much again. Pairs, because that is what any x86_64 adds at
+ * once. */
 static uint32_t sum(const uint8_t *data, uint32_t nr_bytes)
 {
     typedef uint64_t pair __attribute__((vector_size(16)));

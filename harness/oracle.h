@@ -5,8 +5,8 @@
  *     | stamp of seed, number of the sector on the disk, and version: 8 bytes | 504 bytes, in every sector the same |
  *
  * A stamp is the scrambled sum of these, so it can be unscrambled: what is found in the wrong place says whose it is.
- * A block at version 0 holds what the disk held at the start: that is known by its checksum, or it is whatever the first
- * read of the block finds.
+ * A block at version 0 holds what the disk held at the start: that is known by its checksum, or it is whatever the
+ * first read of the block finds.
  */
 
 #define XB_ORACLE_SECTOR_BYTES 512
@@ -45,8 +45,8 @@ struct xb_mismatch {
 int xb_oracle_init(struct xb_oracle *oracle, uint64_t seed, uint64_t nr_blocks, uint32_t bs);
 void xb_oracle_destroy(struct xb_oracle *oracle);
 
-/* What blocks hold at the start: `count` of them `data`; all of them zeros; or what a run with the same seed and bs left
- * that wrote each block once. */
+/* What blocks hold at the start: `count` of them `data`; all of them zeros; or what a run with the same seed and bs
+ * left that wrote each block once. */
 void xb_oracle_know(struct xb_oracle *oracle, uint64_t first, const uint8_t *data, uint64_t count);
 void xb_oracle_know_zeros(struct xb_oracle *oracle);
 void xb_oracle_know_written(struct xb_oracle *oracle);

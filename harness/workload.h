@@ -1,5 +1,6 @@
-/* The seeded stream of operations that a job stands for: workload.py in C, with random numbers of its own. The same seed
- * gives the same stream here, and another one there; what depends on the number of operations alone is the same in both.
+/* The seeded stream of operations that a job stands for: workload.py in C, with random numbers of its own. The same
+ * seed gives the same stream here, and another one there; what depends on the number of operations alone is the same in
+ * both.
  */
 
 /* Set up by whoever uses it; all other fields are zeros at the start. */

@@ -96,8 +96,8 @@ int xb_back_ring_push(struct xb_back_ring *ring);
 int xb_front_ring_consume(struct xb_front_ring *ring, void *response);
 int xb_back_ring_consume(struct xb_back_ring *ring, void *request);
 
-/* Whether consume has something to say: 1 if an entry of the peer's is there or the ring is broken, else 0. To busy-poll
- * with: it asks for no notification. */
+/* Whether consume has something to say: 1 if an entry of the peer's is there or the ring is broken, else 0. To
+ * busy-poll with: it asks for no notification. */
 int xb_front_ring_look(struct xb_front_ring *ring);
 int xb_back_ring_look(struct xb_back_ring *ring);
 

@@ -1,4 +1,5 @@
-/* Requests and responses of blkif (io/blkif.h) in private memory, whatever layout the ring has; blkif.py has the offsets.
+/* Requests and responses of blkif (io/blkif.h) in private memory, whatever layout the ring has; blkif.py has the
+ * offsets.
  *
  * What stands here was copied from a ring slot that its writer may go on changing. Parsing takes any bytes; what they
  * mean is for xb_blkif_check and the engine to judge.
@@ -43,12 +44,12 @@ struct xb_blkif_request {
     uint32_t indirect_grefs[8];
 };
 
-/* Read a slot of slot_bytes. Fields that the operation does not have are 0, but for the arrays, of which only what the request
- * has is filled. */
+/* Read a slot of slot_bytes. Fields that the operation does not have are 0, but for the arrays, of which only what the
+ * request has is filled. */
 void xb_blkif_parse(const void *slot, uint32_t slot_bytes, struct xb_blkif_request *request);
 
-/* Whether a read, write or flush may reach the grants and the disk: 1, or 0 for what the protocol forbids. *nr_sectors is
- * what it moves. */
+/* Whether a read, write or flush may reach the grants and the disk: 1, or 0 for what the protocol forbids. *nr_sectors
+ * is what it moves. */
 int xb_blkif_check(const struct xb_blkif_request *request, uint64_t disk_sectors, int read_only, uint32_t *nr_sectors);
 
 /* Write `slot_bytes`, at least 16, of a slot: nothing of the request stays in them. */

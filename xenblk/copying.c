@@ -9,8 +9,8 @@
 
 #define LINE 64
 
-/* Kept apart: where the compiler sees that n is at most a page it makes a string instruction of it, which takes twice as
- * long as the library's memcpy. */
+/* Kept apart: where the compiler sees that n is at most a page it makes a string instruction of it, which takes twice
+ * as long as the library's memcpy. */
 void __attribute__((noipa)) xb_copy_plain(void *to, const void *from, size_t n)
 {
     memcpy(to, from, n);

@@ -1,6 +1,7 @@
 /* The counters of one end of one ring, in the order of their file: counters.py says what each of them counts.
  *
- * One thread writes most of them with plain stores; what the purge of a ring counts beside its thread is added atomically. */
+ * One thread writes most of them with plain stores; what the purge of a ring counts beside its thread is added
+ * atomically. */
 
 struct xb_counters {
     uint64_t map_ops;

@@ -4,8 +4,8 @@
  *     gref_tree STRUCTURE PATTERN NR_ENTRIES SECONDS SEED
  *
  * Measured, each for so many seconds: finding references that are there, and that are not, in random order; taking one
- * out and putting another in; walking all in order, per entry. What comes back is checked, while it is timed by its sum.
- * The result is one line of JSON; `bytes` is what the search takes beside the entries themselves.
+ * out and putting another in; walking all in order, per entry. What comes back is checked, while it is timed by its
+ * sum. The result is one line of JSON; `bytes` is what the search takes beside the entries themselves.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

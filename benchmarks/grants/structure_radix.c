@@ -1,4 +1,5 @@
-/* A radix tree of 64-way nodes: six bits of the reference per level, and as few levels as the references so far need. */
+/* A radix tree of 64-way nodes: six bits of the reference per level, and as few levels as the references so far
+ * need. */
 #include <stdlib.h>
 #include <string.h>
 

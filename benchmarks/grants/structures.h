@@ -14,7 +14,7 @@ struct structure {
     uint32_t (*insert)(void *self, uint32_t gref);            /* its entry; the reference is not there yet */
     void (*erase)(void *self, uint32_t gref, uint32_t entry); /* the reference is there, as this entry */
     uint32_t (*walk)(void *self, uint32_t *grefs);            /* all references in order; returns how many */
-    size_t (*bytes)(void *self);                              /* of memory touched so far, without the entries that all need */
+    size_t (*bytes)(void *self);                              /* of memory touched so far, beside the entries */
 };
 
 extern const struct structure gref_map_structure, radix_structure, rbtree_structure;

@@ -1,4 +1,5 @@
-/* A guest for the native backend in one program: its memory, its grants, its end of the ring, and channels of eventfds. */
+/* A guest for the native backend in one program: its memory, its grants, its end of the ring, and channels of
+ * eventfds. */
 #pragma once
 #include <fcntl.h>
 #include <poll.h>

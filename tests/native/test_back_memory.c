@@ -1,5 +1,6 @@
 /* Serving takes no memory, of the allocator or of the kernel: whatever a request needs was there when its ring was
- * connected, or the request waits on the ring. Allocations are seen by the sanitizers' hook, and mmap is this program's own. */
+ * connected, or the request waits on the ring. Allocations are seen by the sanitizers' hook, and mmap is this program's
+ * own. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/syscall.h>

@@ -26,7 +26,8 @@ static uint32_t roll(uint64_t *dice)
 /* Both blocks are of their own size, so that a sanitizer sees whoever leaves them. */
 static void check_copy(int how, size_t to_offset, size_t from_offset, size_t n, uint64_t *dice)
 {
-    uint8_t *to = aligned_alloc(LINE, (to_offset + n + 2 * LINE - 1) / LINE * LINE), *from = malloc(from_offset + n + 1);
+    uint8_t *to = aligned_alloc(LINE, (to_offset + n + 2 * LINE - 1) / LINE * LINE);
+    uint8_t *from = malloc(from_offset + n + 1);
 
     XB_ASSERT(to && from);
     for (size_t at = 0; at < n; at++)

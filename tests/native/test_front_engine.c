@@ -1,4 +1,5 @@
-/* The front engine by itself: data both ways through pool and loans in place, no lost wake-up between two threads, liars. */
+/* The front engine by itself: data both ways through pool and loans in place, no lost wake-up between two threads,
+ * liars. */
 #include <errno.h>
 #include <pthread.h>
 #include <stddef.h>

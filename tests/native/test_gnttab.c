@@ -262,7 +262,8 @@ static void test_release_takes_only_what_the_dead_held(void)
     tracks[0][20] = track_entry(GNTMAP_host_map, FIRST_REF, grantor.instance + 1);
     tracks[0][21] = track_entry(GNTMAP_host_map, 0xffffffffu, grantor.instance);
     tracks[0][22] = track_entry(GNTMAP_host_map, FIRST_REF + 1, grantor.instance);
-    XB_ASSERT(release(1) == NR_REFS + 1); /* entry 22 claims a pin that was never counted: forgotten, not counted down */
+    /* Entry 22 claims a pin that was never counted: forgotten, not counted down. */
+    XB_ASSERT(release(1) == NR_REFS + 1);
     XB_ASSERT(tracks[0][20].flags && tracks[0][21].flags);
     memset(&tracks[0][20], 0, 2 * sizeof(tracks[0][20]));
     check();

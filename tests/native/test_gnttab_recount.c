@@ -1,7 +1,7 @@
 /* A dead process's lock is repaired by counting the pins of all others, who go on working. The host is stepped through
- * that repair, and between its instructions, at random, a survivor turns its one maptrack entry over from reference 9 of
- * the domain to reference 8 of another, or back. Reference 8 of the first is what the dead one held and nobody pins: a
- * count made of the halves of two uses would pin it for ever. */
+ * that repair, and between its instructions, at random, a survivor turns its one maptrack entry over from reference 9
+ * of the domain to reference 8 of another, or back. Reference 8 of the first is what the dead one held and nobody pins:
+ * a count made of the halves of two uses would pin it for ever. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
-/* System calls of an unmap: one for pages in a row, however many; one that fails leaves its pages' pins, and no other's.
- * mmap is this program's own here, so that it can count calls and let one fail. */
+/* System calls of an unmap: one for pages in a row, however many; one that fails leaves its pages' pins, and no
+ * other's. mmap is this program's own here, so that it can count calls and let one fail. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdint.h>

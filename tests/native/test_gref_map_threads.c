@@ -164,7 +164,8 @@ static void test_ring_and_reaper(uint32_t pattern)
     for (uint32_t slot = 0; slot < NR_SLOTS; slot++)
         nr_mapped += slot_used[slot];
     XB_ASSERT(nr_mapped == xb_gref_map_count(&map) && tally.adds == tally.reaped + nr_mapped);
-    printf("pattern %u: %llu hits, %llu added, %llu of them in a dying one's place, %llu reaped, %llu came back to life\n",
+    printf("pattern %u: %llu hits, %llu added, %llu of them in a dying one's place, %llu reaped, %llu came back to "
+           "life\n",
            pattern, (unsigned long long)tally.hits, (unsigned long long)tally.adds, (unsigned long long)tally.replaced,
            (unsigned long long)tally.reaped, (unsigned long long)tally.revived);
     while (xb_gref_map_count(&map))

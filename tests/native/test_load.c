@@ -1,4 +1,5 @@
-/* Jobs in C on a front engine whose backend is a function of this program: streams, orders, counts, and each kind of lie. */
+/* Jobs in C on a front engine whose backend is a function of this program: streams, orders, counts, and each kind of
+ * lie. */
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -15,10 +16,11 @@
 /* A random mix of 2000 operations on few blocks, to be changed. */
 static struct xb_load_config usual(void)
 {
-    struct xb_load_config config = {.front = front, .buffers = buffers, .seed = 5, .bs = BS, .iodepth = 16, .verify = 1};
+    struct xb_load_config config = {.front = front, .buffers = buffers, .seed = 5, .bs = BS, .iodepth = 16};
 
-    config.workload =
-        (struct xb_workload){.random = 5, .nr_blocks = NR_BLOCKS, .nr_left = 2000, .read_percent = 50, .in_random_order = 1};
+    config.verify = 1;
+    config.workload = (struct xb_workload){.random = 5, .nr_blocks = NR_BLOCKS, .nr_left = 2000, .read_percent = 50};
+    config.workload.in_random_order = 1;
     return config;
 }
 

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.checkout
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
+C_COLUMNS_MAX = 120
 
 _C_FUNCTION = re.compile(r"^[A-Za-z][^;{}]*?\b(\w+)\([^;{}]*\)\s*\n\{\n.*?^\}", re.MULTILINE | re.DOTALL)
 
@@ -48,6 +49,19 @@ def test_functions(files: list[Path]) -> None:
     assert found
     long = [(name, lines) for name, lines in found if lines > FUNCTION_LINES_MAX]
     assert not long, f"functions of more than {FUNCTION_LINES_MAX} lines: {long}"
+
+
+def test_lines_of_c(files: list[Path]) -> None:
+    """Of Python, the linter looks after them."""
+    sources = [path for path in files if path.suffix in {".c", ".h"}]
+    assert sources
+    long = [
+        f"{path}:{number}: {len(line)}"
+        for path in sources
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > C_COLUMNS_MAX
+    ]
+    assert not long, f"lines of more than {C_COLUMNS_MAX} columns:\n" + "\n".join(long)
 
 
 def test_every_c_function_is_seen(files: list[Path]) -> None:

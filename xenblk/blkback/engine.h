@@ -8,8 +8,8 @@
  * specification. All memory is there after create: serving allocates nothing. A request lives in a record; a guest
  * that has used up all records has its next requests wait on the ring (oo_req).
  *
- * Threads: serve, final_check and run belong to the ring's thread. purge belongs to one other thread, and may run at any
- * time beside it. charge, stop and poke may be called from any thread.
+ * Threads: serve, final_check and run belong to the ring's thread. purge belongs to one other thread, and may run at
+ * any time beside it. charge, stop and poke may be called from any thread.
  */
 
 #define XB_BACK_STOPPED 0 /* run: stop was called */
@@ -44,8 +44,8 @@ struct xb_back *xb_back_create(const struct xb_back_config *config);
 /* Waits for the disk, unmaps all that is mapped and gives everything back. No other call may be in progress. */
 void xb_back_destroy(struct xb_back *back);
 
-/* Serve what is on the ring, at most nr_ents requests, and notify the guest once if its event index asks for that. Returns
- * how many requests were taken or answered, or XB_RING_BROKEN. `now_ns` is the time of any monotonic clock. */
+/* Serve what is on the ring, at most nr_ents requests, and notify the guest once if its event index asks for that.
+ * Returns how many requests were taken or answered, or XB_RING_BROKEN. `now_ns` is the time of any monotonic clock. */
 int xb_back_serve(struct xb_back *back, uint64_t now_ns);
 
 /* Before sleeping: 1 if there is something to serve, 0 if an event will come. */

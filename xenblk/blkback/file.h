@@ -9,8 +9,8 @@
  * final_check, then waits for event_fd beside its other events by one poll(2).
  *
  * An operation is complete when all of it is done: what the kernel did in part is continued. Nothing is allocated after
- * create. One thread at a time. Of a thread that ends, the kernel cancels what it submitted; reap then does that again, in
- * line.
+ * create. One thread at a time. Of a thread that ends, the kernel cancels what it submitted; reap then does that again,
+ * in line.
  */
 
 #define XB_FILE_READ 0
@@ -79,8 +79,8 @@ int xb_file_submit(struct xb_file *file, struct xb_file_op *op);
 /* Hand over to the kernel what was submitted since the last time: one system call, or none. */
 void xb_file_flush_submissions(struct xb_file *file);
 
-/* Up to `max` completed operations, into `ops`. With none there: waits `wait_ns` for the first (0: does not wait; -1: as
- * long as it takes; never with nothing in flight). Flushes submissions. Returns how many; a wait may end early. */
+/* Up to `max` completed operations, into `ops`. With none there: waits `wait_ns` for the first (0: does not wait; -1:
+ * as long as it takes; never with nothing in flight). Flushes submissions. Returns how many; a wait may end early. */
 uint32_t xb_file_reap(struct xb_file *file, struct xb_file_op **ops, uint32_t max, int64_t wait_ns);
 
 /* Before sleeping, after flushing: 1 if a completion is there, call reap. 0: event_fd will become readable at the next

@@ -51,8 +51,8 @@ static struct parts carve_all(struct carver *carver, const struct xb_back_config
     uint32_t kept = nr_kept_max(config);
     struct parts parts = {0};
 
-    /* First, so that it is page-aligned as the allocation is: direct I/O asks for that. Statements, because initializers
-     * have no order. */
+    /* First, so that it is page-aligned as the allocation is: direct I/O asks for that. Statements, because
+     * initializers have no order. */
     if (config->grant_copy)
         parts.bounce = carve(carver, config->nr_records, BOUNCE_BYTES);
     parts.records = carve(carver, config->nr_records, sizeof(struct record));

@@ -58,8 +58,8 @@ static int is_old(const struct xb_back *back, struct xb_gref_entry *entry, uint6
     return timeout_ns > 0 && now_ns >= timeout_ns && last_used_ns <= now_ns - timeout_ns;
 }
 
-/* Bring the victims among `idle` to its front: what is too old, then what is wanted beyond that, both in the order of their
- * references. Nothing needs to stay in order behind them. */
+/* Bring the victims among `idle` to its front: what is too old, then what is wanted beyond that, both in the order of
+ * their references. Nothing needs to stay in order behind them. */
 static uint32_t choose(const struct xb_back *back, struct xb_gref_entry **idle, uint32_t nr_idle, uint32_t wanted,
                        uint64_t now_ns)
 {

@@ -1,8 +1,8 @@
 #include "xenblk/blkback/internal.h"
 
-/* Records go round: free, in use by a request, and free again; or, charged by hand, spent until somebody charges one. Then
- * two threads are at work, so spent and charged are stacks that one side pushes to and the other empties whole: taking
- * all at once leaves no record that could be pushed again while somebody still holds its old place. */
+/* Records go round: free, in use by a request, and free again; or, charged by hand, spent until somebody charges one.
+ * Then two threads are at work, so spent and charged are stacks that one side pushes to and the other empties whole:
+ * taking all at once leaves no record that could be pushed again while somebody still holds its old place. */
 
 static void push(struct record_stack *stack, struct record *record)
 {

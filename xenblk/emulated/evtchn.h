@@ -1,4 +1,5 @@
-/* Event channels of the emulated Xen: one 32-bit word per end of a channel, in memory that both ends and the host share.
+/* Event channels of the emulated Xen: one 32-bit word per end of a channel, in memory that both ends and the host
+ * share.
  *
  * The word has the FIFO ABI's two bits that matter (public/event_channel.h: PENDING 31, MASKED 30) and one of the
  * emulation's own: UNBOUND, set by the host while nobody holds the other end. The word says whether there is an
@@ -27,7 +28,8 @@ void xb_evtchn_set_unbound(uint32_t *word, int unbound);
 /* The word as it is now. */
 uint32_t xb_evtchn_load(uint32_t *word);
 
-/* One end, as its owner uses it. The descriptors are eventfds, and the caller's. They block: to sleep is then one read. */
+/* One end, as its owner uses it. The descriptors are eventfds, and the caller's. They block: to sleep is then one
+ * read. */
 struct xb_evtchn_port {
     uint32_t *word;
     uint32_t *remote_word;
@@ -42,7 +44,8 @@ struct xb_evtchn_port {
 /* Set the other end's bit, and wake its owner if that was news; nothing while it is unbound. */
 void xb_evtchn_notify(struct xb_evtchn_port *port);
 
-/* Take an event: 1, or 0 after `timeout_ns`, a signal, or somebody's wake. Less than 0 waits for ever, and costs less. */
+/* Take an event: 1, or 0 after `timeout_ns`, a signal, or somebody's wake. Less than 0 waits for ever, and costs
+ * less. */
 int xb_evtchn_wait(struct xb_evtchn_port *port, int64_t timeout_ns);
 
 /* Let the owner's own wait return, or its notify, should the other end have made that block; from any thread. */
