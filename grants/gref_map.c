@@ -111,15 +111,6 @@ struct xb_gref_entry *xb_gref_map_find(struct xb_gref_map *map, uint32_t gref)
     }
 }
 
-void xb_gref_map_fetch(const struct xb_gref_map *map, uint32_t gref)
-{
-    /* The first cell alone, and without the lock: nothing depends on what it says. */
-    const struct xb_gref_entry *entry = entry_of(map, load_cell(map, home(map, gref)));
-
-    if (entry)
-        __builtin_prefetch(entry);
-}
-
 int xb_gref_map_take(struct xb_gref_map *map, uint32_t gref, struct xb_gref_entry **entry)
 {
     struct xb_gref_entry *found = xb_gref_map_find(map, gref);

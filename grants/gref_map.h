@@ -77,9 +77,6 @@ uint32_t xb_gref_map_count(const struct xb_gref_map *map);
 /* The entry of a reference, whatever its usage; NULL if there is none. */
 struct xb_gref_entry *xb_gref_map_find(struct xb_gref_map *map, uint32_t gref);
 
-/* Have what is known of a reference on the way into the cache: a hint, which costs as much if it is wrong. */
-void xb_gref_map_fetch(const struct xb_gref_map *map, uint32_t gref);
-
 /* Find an idle page and use it: XB_GREF_HIT, and it is in `entry`; else XB_GREF_MISS or XB_GREF_ACTIVE. */
 int xb_gref_map_take(struct xb_gref_map *map, uint32_t gref, struct xb_gref_entry **entry);
 

@@ -75,9 +75,11 @@ void xb_grant_table_grant(struct xb_grant_table *table, uint32_t ref, uint16_t d
 
 int xb_grant_table_end_access(struct xb_grant_table *table, uint32_t ref)
 {
-    XB_ASSERT(ref < table->nr_entries && table->state[ref] != XB_GRANT_FREE);
+    XB_ASSERT(ref < table->nr_entries);
+    /* The most frequent answer first: a backend that keeps the page is why the pool asks. */
     if (!xb_gnttab_end_access(table->shared + ref))
         return 0;
+    XB_ASSERT(table->state[ref] != XB_GRANT_FREE);
     table->state[ref] = XB_GRANT_ALLOCATED;
     return 1;
 }

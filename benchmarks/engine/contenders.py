@@ -193,7 +193,7 @@ def entries(
     found[name] = _ours(stack, PERSISTENT, str(images[0]), place, name)
     if peers:
         for peer in servers.ALL:
-            if peer.polls != place.one_cpu:
+            if not (peer.polls and place.one_cpu):
                 found[peer.name] = lambda peer=peer: Other(stack, peer, place, disk_bytes)
     for how in ("io_uring", "psync"):
         alone = Alone(how, images[1], place.cpus[0])

@@ -55,7 +55,7 @@ struct xb_back {
     struct xb_back_config config;
     struct xb_back_ring *ring;
     struct xb_counters *counters;
-    uint32_t sector_at; /* in a slot; the first segment's reference follows */
+    uint32_t sector_at; /* in a slot */
     struct xb_file *file;
     struct xb_poller poller;
     struct xb_copier copier;
@@ -114,8 +114,8 @@ void purge_all(struct xb_back *back);
 
 /* move.c: between the pages and the disk */
 
-/* Have what the next request needs on the way into the cache. A guess from what the guest may change still. */
-void move_fetch_ahead(struct xb_back *back);
+/* Have the data of the read that comes next on the way into the cache. A guess from what the guest may change still. */
+void move_fetch_ahead(const struct xb_back *back);
 
 /* Begin: 1 if the record is done already, and has its status. */
 int move_begin(struct xb_back *back, struct record *record);

@@ -64,12 +64,11 @@ static int finish(struct xb_back *back, struct record *record, int ok)
 /* A memory disk */
 
 #define LINE_BYTES 64
-#define FETCH_LINES 32 /* half of a page: by then the hardware sees where it goes */
+#define FETCH_LINES 64 /* a page */
 
 /* Of a slot that the guest may write meanwhile: read once, so that what is checked is what is used. */
 struct slot_peek {
     uint64_t sector;
-    uint32_t gref;
     uint8_t operation;
 };
 
@@ -78,7 +77,6 @@ static struct slot_peek peek(const uint8_t *slot, uint32_t sector_at)
     struct slot_peek peek = {.operation = slot[0]};
 
     memcpy(&peek.sector, slot + sector_at, sizeof(peek.sector));
-    memcpy(&peek.gref, slot + sector_at + sizeof(peek.sector), sizeof(peek.gref));
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not look at the slot again for what is used below */
     return peek;
 }
@@ -93,7 +91,7 @@ static void fetch_sectors(const struct xb_back_config *config, uint64_t sector)
         __builtin_prefetch(at + i * LINE_BYTES);
 }
 
-void move_fetch_ahead(struct xb_back *back)
+void move_fetch_ahead(const struct xb_back *back)
 {
     const struct xb_back_config *config = &back->config;
     const uint8_t *slot = xb_back_ring_peek(back->ring);
@@ -102,8 +100,6 @@ void move_fetch_ahead(struct xb_back *back)
     if (!slot)
         return;
     next = peek(slot, back->sector_at);
-    if (config->persistent)
-        xb_gref_map_fetch(&back->kept, next.gref);
     if (config->disk_memory && next.operation == XB_BLKIF_READ && next.sector < config->disk_sectors)
         fetch_sectors(config, next.sector);
 }

@@ -41,10 +41,11 @@ static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t oper
         front->fault.code = XB_FRONT_UNKNOWN_ID;
         return NULL;
     }
-    if (operation != bio->op) {
+    __builtin_prefetch(bio, 1); /* it comes while the data is copied */
+    if (operation != shadow->op) {
         front->fault.code = XB_FRONT_WRONG_OPERATION;
         front->fault.operation = operation;
-        front->fault.expected = bio->op;
+        front->fault.expected = shadow->op;
         return NULL;
     }
     kept = shadow->loan.count == 0 ? 0 : xb_take_back(&front->lender, &shadow->loan, operation == XB_BLKIF_READ);

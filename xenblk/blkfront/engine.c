@@ -160,7 +160,10 @@ static int put_piece(struct xb_front *front, struct xb_bio *bio)
     if (bio->op == XB_BLKIF_WRITE)
         front->stored |= front->lender.how;
     front->nr_free_ids--;
+    if (front->nr_free_ids > 0)
+        __builtin_prefetch(&front->shadows[front->free_ids[front->nr_free_ids - 1]], 1);
     shadow->bio = bio;
+    shadow->op = bio->op;
     write_head(front, slot, bio, id, shadow->loan.count);
     xb_front_ring_put_slot(front->ring);
     bio->nr_put += part;

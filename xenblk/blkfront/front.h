@@ -3,6 +3,7 @@
 /* A request on the ring; its index is the request's id. */
 struct xb_shadow {
     struct xb_bio *bio; /* NULL: no such request is waiting */
+    uint8_t op;         /* the bio's */
     struct xb_loan loan;
 };
 

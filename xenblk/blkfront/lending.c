@@ -119,7 +119,11 @@ static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan)
     for (uint32_t i = 0, at = 0; i < loan->count; i++, at += PAGE_SIZE) {
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
 
-        xb_copy_plain(loan->buffer + at, lender->pool.pages[loan->lent[i]].data, part);
+        const struct xb_pool_page *page = &lender->pool.pages[loan->lent[i]];
+
+        /* The pool will ask for the grant's flags next: they come while the data is copied. */
+        __builtin_prefetch(&lender->pool.table->shared[page->gref]);
+        xb_copy_plain(loan->buffer + at, page->data, part);
     }
 }
 

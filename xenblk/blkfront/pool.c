@@ -48,6 +48,8 @@ int xb_pool_take(struct xb_pool *pool, uint32_t *pages, uint32_t count)
         return 0;
     for (uint32_t i = 0; i < kept; i++)
         pages[i] = pool->granted[--pool->nr_granted];
+    if (pool->nr_granted > 0)
+        __builtin_prefetch(&pool->pages[pool->granted[pool->nr_granted - 1]]); /* the next request's */
     for (uint32_t i = kept; i < count; i++)
         pages[i] = take_ungranted(pool, refs[--nr_refs]);
     return 1;
