@@ -111,12 +111,13 @@ dist: $(VENV)/ready
 	rm -rf dist && $(BIN)/python -m build --outdir dist .
 
 # What users run, from the installed wheel: the checkout's package is out of reach.
+WHEEL_TESTS := $(addprefix tests/integration/,test_library.py test_counts.py test_readme.py)
 wheel-test: dist
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install --quiet "$$(ls dist/*.whl)[dev]"
 	cp -r tests README.md pyproject.toml build/wheel/
-	cd build/wheel && XENBLK_INSTALLED=1 venv/bin/pytest -m "not checkout" tests/integration/test_*.py
+	cd build/wheel && venv/bin/pytest -m "not checkout" $(WHEEL_TESTS)
 
 $(VENV)/ready: pyproject.toml xenblk/_native_build.py $(C_SOURCES) $(C_HEADERS)
 	@command -v $(PYTHON) >/dev/null || { echo "xenblk needs Python 3.11 or newer: $(PYTHON) was not found" >&2; exit 1; }

@@ -109,10 +109,10 @@ def test_compare_as_json(image: Path, engine: str) -> None:
     counts = {name: mode["counters"] for name, mode in modes.items()}
     assert (counts["persistent"]["map_pages"], counts["persistent"]["persistent_hits"]) == (8, pages - 8)
     assert (counts["map"]["map_pages"], counts["map"]["unmap_pages"]) == (pages, pages)
-    # About half of the requests find their page kept, 4 of 8; how the two ends overlap is a matter of time.
+    # Half of the requests find their page kept, 4 of 8, if all 8 are under way; the fewer are at a time, the more.
     assert counts["bounded"]["persistent_current"] == 4
     assert counts["bounded"]["persistent_hits"] + counts["bounded"]["map_pages"] == pages
-    assert 100 <= counts["bounded"]["persistent_hits"] <= 156
+    assert pages // 4 <= counts["bounded"]["persistent_hits"] < pages
     assert (counts["copy"]["map_pages"], counts["copy"]["copy_pages"]) == (0, pages)
 
 
