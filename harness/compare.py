@@ -20,6 +20,7 @@ from xenblk.abi import DOM0, PAGE_SIZE, Domid
 from xenblk.counters import Counters
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.rundir import RunDirectory
+from xenblk.engines import ENGINES, POLL_US
 from xenblk.errors import XenblkError
 from xenblk.harness.result import BenchResult
 from xenblk.harness.workload import Job
@@ -42,8 +43,8 @@ class Comparison:
     job: Job
     writes: bool
     max_persistent_grants: int | None = None
-    engine: str = "native"
-    poll_us: int = 50
+    engine: str = ENGINES[0]
+    poll_us: int = POLL_US
     pin_frontend: str | None = None
     pin_backend: str | None = None
     direct: bool = False

@@ -48,6 +48,6 @@ class build_ext(_build_ext):  # type: ignore[misc]  # noqa: N801 - the name setu
         ffi.set_source("xenblk._native", PREAMBLE, py_limited_api=True)
         ffi.emit_c_code(str(glue))
         ext.sources = [*ext.sources, str(glue)]
-        ext.extra_compile_args = ["-std=gnu11", "-O3", "-flto", "-fvisibility=hidden", "-pthread"]
-        ext.extra_link_args = ["-O3", "-flto"]
+        ext.extra_compile_args = ["-std=gnu11", "-O3", "-flto=auto", "-fvisibility=hidden", "-pthread"]
+        ext.extra_link_args = ["-O3", "-flto=auto"]
         super().build_extension(ext)

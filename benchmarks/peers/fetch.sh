@@ -39,5 +39,5 @@ for deb in "$dir"/debs/*.deb; do
     dpkg -x "$deb" "$dir/root"
 done
 rm -rf "$dir/cache" "$dir/lists" "$dir/debs"
-[ -x "$dir/root/usr/bin/qemu-storage-daemon" ] || lack "qemu-system-common has no qemu-storage-daemon here"
+[ -x "$dir/root/usr/bin/qemu-storage-daemon" ] || lack "qemu-system-common has no qemu-storage-daemon"
 touch "$dir/ready"

@@ -5,36 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "grants/gnttab.h"
-#include "grants/table.h"
-#include "ring/sring.h"
-#include "xenblk/blkif.h"
-#include "xenblk/channel.h"
-#include "xenblk/counters.h"
-#include "xenblk/blkfront/pool.h"
-#include "xenblk/blkfront/engine.h"
-#include "xenblk/assert.h"
+#include "tests/native/front_guest.h"
 
-#define PAGE_SIZE 4096
-#define NR_REFS 512
-#define NR_POOL 384
-#define NR_FRAMES 400 /* the pool's, then the buffers */
-#define NR_ENTS 32
 #define BS 1536
 #define NR_BLOCKS 40
 #define DEPTH_MAX 40
 #define ENDLESS UINT64_MAX
 
-static uint8_t memory[NR_FRAMES * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
-static uint8_t ring_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 static uint8_t disk[NR_BLOCKS * BS], *const buffers = memory + NR_POOL * PAGE_SIZE;
-static struct xb_grant_entry entries[NR_REFS];
-static struct xb_pool_page pages[NR_POOL];
-static struct xb_grant_table table;
-static struct xb_counters counters;
-static struct xb_front_ring front_ring;
-static struct xb_back_ring back_ring;
-static struct xb_front *front;
 
 /* What the backend saw, and how it lies. */
 static struct {
@@ -131,26 +109,10 @@ static const struct xb_channel channel = {.notify = notify_backend, .wait = wait
 /* Without persistent grants the engine lends the buffers in place. */
 static inline void connect_front(uint64_t seed, int persistent)
 {
-    static uint32_t stack[NR_REFS];
-    static uint8_t state[NR_REFS];
-    struct xb_front_config config = {.ring = &front_ring, .table = &table, .counters = &counters, .channel = &channel};
-
-    xb_grant_table_init(&table, entries, stack, state, NR_REFS);
-    memset(entries, 0, sizeof(entries));
     memset(disk, 0, sizeof(disk));
     memset(memory, 0, sizeof(memory));
     memset(&back, 0, sizeof(back));
     back.dice = seed;
     back.lie_at = ENDLESS;
-    for (uint32_t i = 0; i < NR_POOL; i++)
-        pages[i] = (struct xb_pool_page){.data = memory + (size_t)i * PAGE_SIZE, .frame = i};
-    xb_front_ring_init(&front_ring, ring_page, PAGE_SIZE, NR_ENTS, XB_BLKIF_X86_64_SLOT_BYTES);
-    XB_ASSERT(xb_back_ring_attach(&back_ring, ring_page, NR_ENTS, XB_BLKIF_X86_64_SLOT_BYTES) == 0);
-    config.pages = pages;
-    config.nr_pages = NR_POOL;
-    config.persistent = persistent;
-    config.memory = memory;
-    config.memory_bytes = sizeof(memory);
-    front = xb_front_create(&config);
-    XB_ASSERT(front != NULL);
+    create_front(&channel, persistent, 0);
 }

@@ -11,14 +11,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include "grants/gnttab.h"
-#include "grants/table.h"
-#include "ring/sring.h"
-#include "xenblk/blkif.h"
-#include "xenblk/channel.h"
-#include "xenblk/counters.h"
-#include "xenblk/blkfront/pool.h"
-#include "xenblk/blkfront/engine.h"
+#include "tests/native/front_guest.h"
 #include "xenblk/blkfront/lending.h"
 #include "xenblk/copier.h"
 #include "xenblk/copying.h"
@@ -26,25 +19,12 @@
 #include "xenblk/blkfront/front.h"
 #include "xenblk/assert.h"
 
-#define PAGE_SIZE 4096
-#define NR_REFS 512
-#define NR_POOL 384
-#define NR_FRAMES 480 /* the pool's, then those to lend in place */
 #define DISK_BYTES (1 << 20)
 #define DEPTH 48
 #define ROUNDS 300
 #define HANG_S 300
 
-static uint8_t memory[NR_FRAMES * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
-static uint8_t ring_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 static uint8_t disk[DISK_BYTES], buffers[DEPTH][20 * PAGE_SIZE];
-static struct xb_grant_entry entries[NR_REFS];
-static struct xb_pool_page pages[NR_POOL];
-static struct xb_grant_table table;
-static struct xb_counters counters;
-static struct xb_front_ring front_ring;
-static struct xb_back_ring back_ring;
-static struct xb_front *front;
 static int to_back, to_front, stop;
 
 static void notify(void *context)
@@ -69,29 +49,6 @@ static int wait_event(void *context, int64_t timeout_ns)
 }
 
 static const struct xb_channel channel = {.context = &to_back, .notify = notify, .wait = wait_event};
-
-static void connect_front(int persistent, uint32_t poll_us)
-{
-    static uint32_t stack[NR_REFS];
-    static uint8_t state[NR_REFS];
-    struct xb_front_config config = {.ring = &front_ring, .table = &table, .counters = &counters, .channel = &channel};
-
-    xb_grant_table_init(&table, entries, stack, state, NR_REFS);
-    memset(&counters, 0, sizeof(counters));
-    memset(entries, 0, sizeof(entries));
-    for (uint32_t i = 0; i < NR_POOL; i++)
-        pages[i] = (struct xb_pool_page){.data = memory + (size_t)i * PAGE_SIZE, .frame = i};
-    xb_front_ring_init(&front_ring, ring_page, PAGE_SIZE, 32, XB_BLKIF_X86_64_SLOT_BYTES);
-    XB_ASSERT(xb_back_ring_attach(&back_ring, ring_page, 32, XB_BLKIF_X86_64_SLOT_BYTES) == 0);
-    config.pages = pages;
-    config.nr_pages = NR_POOL;
-    config.memory = memory;
-    config.memory_bytes = sizeof(memory);
-    config.persistent = persistent;
-    config.poll_us = poll_us;
-    front = xb_front_create(&config);
-    XB_ASSERT(front != NULL);
-}
 
 /* What the backend does with a request: move the data, and keep pages mapped if it may. */
 static void serve(const struct xb_blkif_request *request, int keep)
@@ -175,7 +132,8 @@ static void run_round(struct xb_bio *bios, int round)
     struct xb_bio *done[7];
     uint32_t left = DEPTH;
 
-    xb_front_submit_all(front, bios, DEPTH);
+    for (uint32_t i = 0; i < DEPTH; i++)
+        xb_front_submit(front, &bios[i]);
     while (left > 0) {
         uint32_t count = xb_front_poll(front, done, 7, -1);
 
@@ -197,7 +155,7 @@ static void test_two_threads(int persistent, int in_place, uint32_t poll_us)
     uint64_t random = 88172645463325252u;
     pthread_t thread;
 
-    connect_front(persistent, poll_us);
+    create_front(&channel, persistent, poll_us);
     stop = 0;
     XB_ASSERT(pthread_create(&thread, NULL, backend, persistent ? &stop : NULL) == 0);
     for (int round = 0; round < ROUNDS; round++) {
@@ -238,7 +196,7 @@ static void test_lies(void)
     for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
         struct xb_bio bio = {.op = XB_BLKIF_READ, .buffer = buffers[0], .nr_bytes = 512}, *done[1];
 
-        connect_front(1, 0);
+        create_front(&channel, 1, 0);
         xb_front_submit(front, &bio);
         XB_ASSERT(xb_front_step(front, done, 1) == 0);
         answer_with(lies[i].id, lies[i].operation);
@@ -265,7 +223,7 @@ static void test_what_was_streamed_is_fenced_though_the_store_changed(void)
 {
     struct xb_bio bios[4];
 
-    connect_front(1, 0);
+    create_front(&channel, 1, 0);
     fill_with(XB_COPY_STREAMING, &bios[0]);
     fill_with(XB_COPY_PLAIN, &bios[1]);
     XB_ASSERT(front->stored == XB_COPY_STREAMING);

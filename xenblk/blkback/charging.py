@@ -88,7 +88,7 @@ class ChargedRecords:
 class ChargedRing:
     """A ring as an embedding program sees it."""
 
-    def __init__(self, name: str, nr_records: int, charge: "ChargeFunction") -> None:
+    def __init__(self, name: str, nr_records: int, charge: Callable[[int], bool]) -> None:
         self.name = name
         self.nr_records = nr_records
         self._charge = charge
@@ -137,9 +137,3 @@ class CarefulCharging:
             pass  # it charged again while the ring was being closed
         except Exception:
             _log.exception("a callback of charging failed")
-
-
-class ChargeFunction(Protocol):
-    """Charges a record; False if there is none."""
-
-    def __call__(self, user_id: int, /) -> bool: ...

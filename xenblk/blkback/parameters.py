@@ -4,14 +4,12 @@ import dataclasses
 from typing import Final
 
 from xenblk.blkback.charging import RECORDS_PER_PAGE_MAX
+from xenblk.engines import ENGINES, POLL_US, check_engine
 from xenblk.errors import UsageError
 
 PURGE_INTERVAL_S: Final = 0.1
 """How often a ring's thread looks at its persistent grants, as LRU_INTERVAL in blkback.c."""
 
-
-ENGINES: Final = ("native", "python")
-POLL_US_MAX: Final = 1_000_000
 UNUSED_SECONDS_MAX: Final = 10**9
 
 
@@ -32,8 +30,8 @@ class BackendParameters:
     max_ring_page_order: int = 4
     grant_copy: bool = False
     default_protocol: str = "x86_32-abi"
-    engine: str = "native"
-    poll_us: int = 50
+    engine: str = ENGINES[0]
+    poll_us: int = POLL_US
     direct: bool = False
     records_per_page: int = RECORDS_PER_PAGE_MAX
 
@@ -48,10 +46,7 @@ class BackendParameters:
             )
         if not 0 <= self.max_ring_page_order <= 4:
             raise UsageError(f"max_ring_page_order is 0 to 4, not {self.max_ring_page_order}")
-        if self.engine not in ENGINES:
-            raise UsageError(f"engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
-        if not 0 <= self.poll_us <= POLL_US_MAX:
-            raise UsageError(f"poll_us is 0 to {POLL_US_MAX}, not {self.poll_us}")
+        check_engine(self.engine, self.poll_us)
         if not 1 <= self.records_per_page <= RECORDS_PER_PAGE_MAX:
             raise UsageError(f"records_per_page is 1 to {RECORDS_PER_PAGE_MAX}, not {self.records_per_page}")
 

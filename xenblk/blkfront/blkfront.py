@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, Domid
 from xenblk.blkfront.bio import Bio
-from xenblk.blkfront.connection import ENGINES, DataPath, Ring, check_engine
+from xenblk.blkfront.connection import DataPath, Ring
 from xenblk.blkfront.native_engine import NativeFrontEngine
 from xenblk.blkif import BlkifOp
+from xenblk.engines import ENGINES, POLL_US, check_engine
 from xenblk.errors import PeerError, PeerGoneError, UsageError, XenblkError, XenstoreError
 from xenblk.grants import Page
 from xenblk.platform import Platform
@@ -51,7 +52,7 @@ class Blkfront:
         feature_persistent: bool = True,
         ring_page_order: int = 0,
         engine: str = ENGINES[0],
-        poll_us: int = 50,
+        poll_us: int = POLL_US,
     ) -> None:
         check_engine(engine, poll_us)
         self.engine = engine
@@ -371,7 +372,7 @@ class Blkfront:
             left_s = _LIVENESS_S if deadline_s is None else min(_LIVENESS_S, deadline_s - time.monotonic())
             if left_s <= 0:
                 return []
-            channel.wait(None if left_s == _LIVENESS_S else left_s)
+            channel.wait(None if left_s >= _LIVENESS_S else left_s)
             self._check_backend()
 
     def _step(self) -> tuple[list[Bio], bool]:

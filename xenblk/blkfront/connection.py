@@ -9,13 +9,10 @@ from xenblk.blkfront.engine import FrontEngine
 from xenblk.blkfront.lending import Lender
 from xenblk.blkfront.native_engine import NativeFrontEngine
 from xenblk.blkif import NATIVE, Abi
-from xenblk.errors import UsageError
+from xenblk.engines import ENGINES
 from xenblk.grants import GrantPool, Page
 from xenblk.platform import Platform
 from xenblk.ring import FrontRing
-
-ENGINES: Final = ("native", "python")
-POLL_US_MAX: Final = 1_000_000
 
 POOL_PAGES_PER_ENTRY: Final = 12
 """11 segments and one page more, as Linux sizes the pool of a ring without indirect requests."""
@@ -127,11 +124,3 @@ class DataPath:
     def close(self) -> None:
         """End all grants and give the pool's pages back, but for those that the backend still maps."""
         self._undo.close()
-
-
-def check_engine(name: str, poll_us: int) -> None:
-    """UsageError if there is no such engine, or it cannot poll for so long."""
-    if name not in ENGINES:
-        raise UsageError(f"engine is one of {', '.join(ENGINES)}, not {name!r}")
-    if not 0 <= poll_us <= POLL_US_MAX:
-        raise UsageError(f"poll_us is 0 to {POLL_US_MAX}, not {poll_us}")

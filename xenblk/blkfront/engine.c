@@ -98,12 +98,6 @@ void xb_front_submit(struct xb_front *front, struct xb_bio *bio)
     front->nr_queued++;
 }
 
-void xb_front_submit_all(struct xb_front *front, struct xb_bio *bios, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++)
-        xb_front_submit(front, &bios[i]);
-}
-
 static void publish(struct xb_front *front)
 {
     /* The backend that sees the requests sees their data. */

@@ -63,9 +63,8 @@ struct xb_front *xb_front_create(const struct xb_front_config *config);
 /* End all grants, as far as the backend lets go. Bios in flight are forgotten: fail_all comes first. */
 void xb_front_destroy(struct xb_front *front);
 
-/* Queue a bio, or `count` of them; fill puts them on the ring as room comes. */
+/* Queue a bio; fill puts it on the ring as room comes. */
 void xb_front_submit(struct xb_front *front, struct xb_bio *bio);
-void xb_front_submit_all(struct xb_front *front, struct xb_bio *bios, uint32_t count);
 
 /* Move queued bios to the ring, in pieces of at most 11 pages, while there are slots, pool pages and references. The
  * backend may see the first of them before the last is there. */

@@ -7,6 +7,7 @@ from pathlib import Path
 from xenblk.abi import Domid
 from xenblk.blkfront import Blkfront
 from xenblk.emulated.platform import EmulatedPlatform
+from xenblk.engines import ENGINES, POLL_US
 
 
 @contextlib.contextmanager
@@ -16,8 +17,8 @@ def booted(
     handle: int,
     *,
     feature_persistent: bool = True,
-    engine: str = "native",
-    poll_us: int = 50,
+    engine: str = ENGINES[0],
+    poll_us: int = POLL_US,
 ) -> Iterator[tuple[EmulatedPlatform, Blkfront]]:
     """The domain booted and its disk connected. An error in the block is no crash: the domain keeps its disks."""
     platform = EmulatedPlatform(run_dir, domid)

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from xenblk.abi import Domid
-from xenblk.blkfront.connection import ENGINES, POLL_US_MAX
 from xenblk.disk import parse_size
 from xenblk.emulated.rundir import default_run_dir
+from xenblk.engines import ENGINES, POLL_US, POLL_US_MAX
 from xenblk.errors import DiskError
 from xenblk.vdev import parse_vdev
 
@@ -82,7 +82,7 @@ def poll_us_option(command: F) -> F:
     return click.option(
         "--poll-us",
         type=click.IntRange(0, POLL_US_MAX),
-        default=50,
+        default=POLL_US,
         show_default=True,
         help="Look at a ring for so long before sleeping, while that pays; 0 never. The native engine's.",
     )(command)
