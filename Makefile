@@ -104,8 +104,9 @@ build/soak: tests/model/soak.c ring/sring.c xenblk/emulated/evtchn.c $(C_HEADERS
 	@mkdir -p build
 	$(CC) $(CWARN) -O2 -o $@ tests/model/soak.c ring/sring.c xenblk/emulated/evtchn.c
 
+# A file's tests stay in one process, with what they share; a process more than CPUs, as most of them wait.
 pytest: $(VENV)/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n $$(($$(nproc) + 1)) --dist loadfile
 
 dist: $(VENV)/ready
 	rm -rf dist && $(BIN)/python -m build --outdir dist .

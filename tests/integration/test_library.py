@@ -3,12 +3,17 @@
 import errno
 import functools
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import xenblk
+from xenblk.abi import Domid
+from xenblk.blkback.device import Vbd
 from xenblk.errors import DiskError, HostError
+from xenblk.toolstack import backend_path
+from xenblk.xenbus import XenbusState
 
 
 class Counting:
@@ -136,3 +141,19 @@ def test_hosts_side_by_side() -> None:
         assert (a.pread(512, 0), b.pread(512, 0)) == (b"a" * 512, b"b" * 512)
     assert not one.run_dir.exists()
     assert not other.run_dir.exists()
+
+
+def test_regression_a_closed_disk_can_be_connected_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend lets go of the event channel before it writes Closed; who came in between was turned away."""
+    disconnect = Vbd._disconnect
+
+    def and_then_dawdle(vbd: Vbd) -> None:
+        disconnect(vbd)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(Vbd, "_disconnect", and_then_dawdle)
+    with xenblk.Host() as host, host.attach("memory:64K") as disk:
+        frontend = disk.frontend
+        frontend.close()
+        path = backend_path(Domid(0), frontend._platform.domid, frontend.handle)
+        assert host._store.read(f"{path}/state") == str(int(XenbusState.CLOSED))

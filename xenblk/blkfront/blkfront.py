@@ -32,6 +32,8 @@ _log: Final = logging.getLogger("xenblk.blkfront")
 _TOKEN: Final = "backend"
 _LIVENESS_S: Final = 0.25
 """How long anybody sleeps for a response, at most, before he looks whether there still is a backend."""
+_PARTING_S: Final = 1.0
+"""How long a backend that let go of the event channel has to write that it did, before it counts as dead."""
 
 VDISK_READONLY: Final = 4
 
@@ -126,11 +128,16 @@ class Blkfront:
 
     def _wait_for_backend(self, at_least: XenbusState, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s:
+        while (now_s := time.monotonic()) < deadline_s:
             state = parse_state(self._store.read(f"{self._backend_path}/state", ""))
-            if state >= at_least or state == XenbusState.UNKNOWN or self._backend_is_gone():
+            if state >= at_least or state == XenbusState.UNKNOWN:
                 return
+            if self._backend_is_gone():
+                # A backend that leaves in good order lets go of the channel just before it writes its state.
+                deadline_s = min(deadline_s, now_s + _PARTING_S)
             time.sleep(0.002)
+        if self._backend_is_gone():
+            return
         _log.warning("%s: the backend is not %s after %g s", self._path, at_least.label, timeout_s)
 
     def _backend_is_gone(self) -> bool:
