@@ -133,12 +133,10 @@ class Blkfront:
             if state >= at_least or state == XenbusState.UNKNOWN:
                 return
             if self._backend_is_gone():
-                # A backend that leaves in good order lets go of the channel just before it writes its state.
                 deadline_s = min(deadline_s, now_s + _PARTING_S)
             time.sleep(0.002)
-        if self._backend_is_gone():
-            return
-        _log.warning("%s: the backend is not %s after %g s", self._path, at_least.label, timeout_s)
+        if not self._backend_is_gone():
+            _log.warning("%s: the backend is not %s after %g s", self._path, at_least.label, timeout_s)
 
     def _backend_is_gone(self) -> bool:
         return self._ring is not None and self._data is not None and not self._ring.channel.remote_bound
