@@ -19,6 +19,7 @@ HEADERS = (
     "grants/table.h",
     "xenblk/blkif.h",
     "xenblk/channel.h",
+    "xenblk/discard.h",
     "xenblk/counters.h",
     "xenblk/blkback/file.h",
     "xenblk/copying.h",

@@ -11,6 +11,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blkif is little-endian, and so is every host of ours");
 
+_Static_assert(sizeof(struct xb_blkif_segment) == SEGMENT_BYTES, "a segment is in memory as in a slot or page");
+
 static void get(void *to, const uint8_t *from, size_t size)
 {
     memcpy(to, from, size);
@@ -60,26 +62,61 @@ void xb_blkif_parse(const void *slot, uint32_t slot_bytes, struct xb_blkif_reque
     }
 }
 
-int xb_blkif_check(const struct xb_blkif_request *request, uint64_t disk_sectors, int read_only, uint32_t *nr_sectors)
+void xb_blkif_parse_segments(const void *page, uint32_t count, struct xb_blkif_segment *segments)
 {
-    uint32_t sectors = 0;
+    XB_ASSERT(count <= XB_BLKIF_SEGMENTS_PER_PAGE);
+    memcpy(segments, page, count * sizeof(*segments));
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not look at the page again for what was copied */
+}
 
-    if (request->nr_segments == 0 && request->operation != XB_BLKIF_FLUSH_DISKCACHE)
-        return 0;
-    if (request->nr_segments > XB_BLKIF_SEGMENTS_MAX)
-        return 0;
+int xb_blkif_check_count(uint8_t operation, uint32_t nr_segments, uint32_t max_segments)
+{
+    if (nr_segments == 0)
+        return operation == XB_BLKIF_FLUSH_DISKCACHE || operation == XB_BLKIF_WRITE_BARRIER;
+    return nr_segments <= max_segments;
+}
+
+/* Written so that no sum can run over. */
+static int is_within(uint64_t sector, uint64_t nr_sectors, const struct xb_blkif_disk *disk)
+{
+    uint64_t disk_sectors = __atomic_load_n(&disk->sectors, __ATOMIC_RELAXED);
+
+    return nr_sectors == 0 || (nr_sectors <= disk_sectors && sector <= disk_sectors - nr_sectors);
+}
+
+static int is_whole(uint64_t sectors, const struct xb_blkif_disk *disk)
+{
+    return (sectors & (disk->unit_sectors - 1)) == 0;
+}
+
+int xb_blkif_check(const struct xb_blkif_request *request, const struct xb_blkif_segment *segments,
+                   const struct xb_blkif_disk *disk, uint32_t *nr_sectors)
+{
+    uint32_t sectors = 0, all_bits = 0;
+
     for (uint32_t i = 0; i < request->nr_segments; i++) {
-        const struct xb_blkif_segment *segment = &request->segments[i];
+        uint32_t first = segments[i].first_sect, last = segments[i].last_sect, size = last - first + 1;
 
-        if (segment->first_sect > segment->last_sect || segment->last_sect >= SECTORS_PER_PAGE)
+        if (first > last || last >= SECTORS_PER_PAGE)
             return 0;
-        sectors += segment->last_sect - segment->first_sect + 1u;
+        sectors += size;
+        all_bits |= size;
     }
-    if (request->operation != XB_BLKIF_READ && read_only)
-        return 0;
     *nr_sectors = sectors;
-    /* Written so that no sum can run over. */
-    return sectors == 0 || (sectors <= disk_sectors && request->sector_number <= disk_sectors - sectors);
+    if (request->operation != XB_BLKIF_READ && disk->read_only)
+        return 0;
+    return is_within(request->sector_number, sectors, disk) &&
+           (sectors == 0 || is_whole(request->sector_number | all_bits, disk));
+}
+
+int xb_blkif_check_discard_range(const struct xb_blkif_request *request, const struct xb_blkif_disk *disk)
+{
+    return !disk->read_only && is_within(request->sector_number, request->nr_sectors, disk);
+}
+
+int xb_blkif_check_discard_sectors(const struct xb_blkif_request *request, const struct xb_blkif_disk *disk)
+{
+    return is_whole(request->sector_number | request->nr_sectors, disk);
 }
 
 void xb_blkif_pack_response(void *slot, uint32_t slot_bytes, uint64_t id, uint8_t operation, int16_t status)

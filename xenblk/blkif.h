@@ -2,7 +2,7 @@
  * offsets.
  *
  * What stands here was copied from a ring slot that its writer may go on changing. Parsing takes any bytes; what they
- * mean is for xb_blkif_check and the engine to judge.
+ * mean is for the checks below and the engine to judge.
  */
 
 #define XB_BLKIF_READ 0
@@ -18,6 +18,8 @@
 
 #define XB_BLKIF_SEGMENTS_MAX 11
 #define XB_BLKIF_INDIRECT_PAGES_MAX 8
+#define XB_BLKIF_SEGMENTS_PER_PAGE 512
+#define XB_BLKIF_INDIRECT_SEGMENTS_MAX 4096
 #define XB_BLKIF_SLOT_BYTES_MAX 112
 
 /* Layouts: the bytes of a slot tell them apart. */
@@ -48,9 +50,28 @@ struct xb_blkif_request {
  * request has is filled. */
 void xb_blkif_parse(const void *slot, uint32_t slot_bytes, struct xb_blkif_request *request);
 
-/* Whether a read, write or flush may reach the grants and the disk: 1, or 0 for what the protocol forbids. *nr_sectors
- * is what it moves. */
-int xb_blkif_check(const struct xb_blkif_request *request, uint64_t disk_sectors, int read_only, uint32_t *nr_sectors);
+/* Copy the segments that stand in a page of the guest's, which may change any time: `count` of them, at most 512. */
+void xb_blkif_parse_segments(const void *page, uint32_t count, struct xb_blkif_segment *segments);
+
+/* What the protocol forbids: 1 if a request may go on, else 0. checks.py has the order. */
+
+/* What a disk allows. */
+struct xb_blkif_disk {
+    uint64_t sectors;      /* of 512 bytes, as all that follows; may grow and shrink */
+    uint32_t unit_sectors; /* its own sectors, 1 or 8: requests are multiples of them */
+    uint32_t read_only;
+};
+
+/* The number of segments of a read, write, flush or barrier. */
+int xb_blkif_check_count(uint8_t operation, uint32_t nr_segments, uint32_t max_segments);
+
+/* The rest of such a request, whose nr_segments segments are in private memory. *nr_sectors is what it moves. */
+int xb_blkif_check(const struct xb_blkif_request *request, const struct xb_blkif_segment *segments,
+                   const struct xb_blkif_disk *disk, uint32_t *nr_sectors);
+
+/* A discard: what decides whether it is counted, then the rest. */
+int xb_blkif_check_discard_range(const struct xb_blkif_request *request, const struct xb_blkif_disk *disk);
+int xb_blkif_check_discard_sectors(const struct xb_blkif_request *request, const struct xb_blkif_disk *disk);
 
 /* Write `slot_bytes`, at least 16, of a slot: nothing of the request stays in them. */
 void xb_blkif_pack_response(void *slot, uint32_t slot_bytes, uint64_t id, uint8_t operation, int16_t status);

@@ -18,9 +18,10 @@ import dataclasses
 import enum
 import itertools
 import struct
+from collections.abc import Iterable
 from typing import ClassVar, Final
 
-from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, GrantRef
+from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, PAGE_SIZE, GrantRef
 from xenblk.errors import UsageError
 
 
@@ -48,6 +49,12 @@ BLKIF_DISCARD_SECURE: Final = 1
 
 BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST: Final = 8
 
+SEGMENT_BYTES: Final = 8
+SEGMENTS_PER_INDIRECT_PAGE: Final = PAGE_SIZE // SEGMENT_BYTES
+
+BLKIF_MAX_INDIRECT_SEGMENTS: Final = BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST * SEGMENTS_PER_INDIRECT_PAGE
+"""What the eight references of an indirect request have room for."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BlkifSegment:
@@ -60,7 +67,7 @@ class BlkifSegment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BlkifRequest:
-    """A request with segments of its own, or of an operation that nobody knows.
+    """A request with segments of its own, or of an operation that nobody knows; or an indirect one, once read.
 
     `nr_segments` is what the frontend wrote, even if that is more than the 11 that `segments` holds at most.
     """
@@ -98,6 +105,11 @@ class IndirectRequest:
     indirect_grefs: tuple[GrantRef, ...]
     """Always 8; those beyond the pages that `nr_segments` needs mean nothing."""
 
+    @property
+    def nr_pages(self) -> int:
+        """Pages that the segments take."""
+        return -(-self.nr_segments // SEGMENTS_PER_INDIRECT_PAGE)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BlkifResponse:
@@ -111,6 +123,16 @@ class BlkifResponse:
 Request = BlkifRequest | DiscardRequest | IndirectRequest
 
 _SEGMENT: Final = struct.Struct("<IBB2x")
+
+
+def parse_segments(data: bytes) -> tuple[BlkifSegment, ...]:
+    """The segments that stand in `data`, 8 bytes each: of a slot or of indirect pages."""
+    return tuple(itertools.starmap(BlkifSegment, _SEGMENT.iter_unpack(data)))
+
+
+def pack_segments(segments: Iterable[BlkifSegment]) -> bytes:
+    """The bytes of segments for indirect pages, one after the other."""
+    return b"".join(_SEGMENT.pack(segment.gref, segment.first_sect, segment.last_sect) for segment in segments)
 
 
 class Abi:
@@ -145,9 +167,10 @@ class Abi:
             _, indirect_op, nr_segments, number, sector, handle, *grefs = self._indirect.unpack(slot)
             return IndirectRequest(indirect_op, handle, number, sector, nr_segments, tuple(grefs))
         _, nr_segments, handle, number, sector = self._head.unpack_from(slot)
-        end = self._segments_at + min(nr_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST) * _SEGMENT.size
-        segments = tuple(itertools.starmap(BlkifSegment, _SEGMENT.iter_unpack(slot[self._segments_at : end])))
-        return BlkifRequest(operation, handle, number, sector, nr_segments, segments)
+        end = self._segments_at + min(nr_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST) * SEGMENT_BYTES
+        return BlkifRequest(
+            operation, handle, number, sector, nr_segments, parse_segments(slot[self._segments_at : end])
+        )
 
     def pack_request(self, request: Request) -> bytes:
         """The whole slot. UsageError for more than 11 segments, or a number that does not fit its field.

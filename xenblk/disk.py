@@ -1,8 +1,9 @@
 """What a backend serves: memory, a file or block device, or any Python object that looks like a disk.
 
 A disk written in Python has `pread(count, offset)`, which returns `count` bytes, `pwrite(data, offset)`, `flush()` and
-`size`, in bytes; and may have `read_only`. ObjectDisk puts it behind the interface `Disk`, whose vectored calls read
-and write a guest's pages in place. Errors of I/O are OSError; a disk that cannot be used at all is a DiskError.
+`size`, in bytes; and may have `read_only`, `sector_size`, and `discard(offset, count)` with a `discard_granularity`.
+ObjectDisk puts it behind the interface `Disk`, whose vectored calls read and write a guest's pages in place. Errors of
+I/O are OSError, with EOPNOTSUPP for what a disk cannot do; a disk that cannot be used at all is a DiskError.
 """
 
 import abc
@@ -11,18 +12,19 @@ import logging
 import mmap
 import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from xenblk import huge_pages
-from xenblk._native import lib
-from xenblk.abi import SECTOR_SIZE
+from xenblk._native import ffi, lib
+from xenblk.abi import PAGE_SIZE, SECTOR_SIZE
 from xenblk.errors import DiskError
+from xenblk.image import hole_bytes, open_image
 
 MEMORY_PREFIX: Final = "memory:"
 
-_NO_DIRECT: Final = "the file system of {} has no direct I/O (O_DIRECT)"
+SECTOR_SIZES: Final = (512, 4096)
+"""What a disk may be read and written in."""
 
 _log: Final = logging.getLogger("xenblk.disk")
 
@@ -35,11 +37,19 @@ class Disk(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes, a multiple of 512."""
+        """Bytes, a multiple of `sector_size`."""
+
+    @property
+    def sector_size(self) -> int:
+        """The unit that a guest reads and writes in: 512 or 4096 bytes (the node `sector-size`)."""
 
     @property
     def read_only(self) -> bool:
         """Whether pwritev is refused."""
+
+    @property
+    def discard_granularity(self) -> int:
+        """What a discard frees is a multiple of so many bytes; 0 if the disk has no discard."""
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Fill all buffers, in order, from `offset` on; OSError if that is not possible."""
@@ -49,6 +59,9 @@ class Disk(Protocol):
 
     def flush(self) -> None:
         """Make durable what was written before; OSError if that is not possible."""
+
+    def discard(self, offset: int, count: int) -> None:
+        """Forget these bytes; OSError if that is not possible. Our own disks read as zeros there."""
 
     def close(self) -> None:
         """Let go of the disk."""
@@ -62,33 +75,38 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def open_disk(spec: str, read_only: bool = False, direct: bool = False) -> "MemoryDisk | FileDisk":
+def open_disk(
+    spec: str, read_only: bool = False, direct: bool = False, sector_size: int = SECTOR_SIZE
+) -> "MemoryDisk | FileDisk":
     """The disk that `spec` names, `memory:SIZE` or a path; DiskError with a sentence if it cannot be used.
 
     `direct` goes around the page cache, which memory never went through.
     """
     if spec.startswith(MEMORY_PREFIX):
-        return MemoryDisk(parse_size(spec.removeprefix(MEMORY_PREFIX)), read_only=read_only)
-    return FileDisk(spec, read_only=read_only, direct=direct)
+        return MemoryDisk(parse_size(spec.removeprefix(MEMORY_PREFIX)), read_only=read_only, sector_size=sector_size)
+    return FileDisk(spec, read_only=read_only, direct=direct, sector_size=sector_size)
 
 
-def _require_sectors(name: str, size: int) -> None:
-    if size < SECTOR_SIZE:
-        raise DiskError(f"{name} has {size} bytes; a disk has at least {SECTOR_SIZE}")
-    if size % SECTOR_SIZE:
+def _require_sectors(name: str, size: int, sector_size: int) -> None:
+    if sector_size not in SECTOR_SIZES:
+        raise DiskError(f"a disk has sectors of {' or '.join(map(str, SECTOR_SIZES))} bytes; {name}: {sector_size!r}")
+    if size < sector_size:
+        raise DiskError(f"{name} has {size} bytes; a disk has at least {sector_size}")
+    if size % sector_size:
         raise DiskError(
-            f"a disk has a multiple of {SECTOR_SIZE} bytes; {name} has {size}, which leaves {size % SECTOR_SIZE}"
+            f"a disk has a multiple of {sector_size} bytes; {name} has {size}, which leaves {size % sector_size}"
         )
 
 
 class _SizedDisk(abc.ABC):
     """A disk of fixed size: keeps requests within it, and offers the calls of a disk written in Python."""
 
-    def __init__(self, name: str, size: int, read_only: bool) -> None:
-        _require_sectors(name, size)
+    def __init__(self, name: str, size: int, read_only: bool, sector_size: int) -> None:
+        _require_sectors(name, size, sector_size)
         self.name: Final = name
         self.size: Final = size
         self.read_only: Final = read_only
+        self.sector_size: Final = sector_size
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk."""
@@ -99,12 +117,18 @@ class _SizedDisk(abc.ABC):
 
     def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk."""
-        if self.read_only:
-            raise OSError(errno.EROFS, f"{self.name} is read-only")
+        self._require_writable()
         count = _total(buffers)
         self._require_within(count, offset)
         if count:
             self._pwritev(buffers, offset)
+
+    def discard(self, offset: int, count: int) -> None:
+        """See Disk."""
+        self._require_writable()
+        self._require_within(count, offset)
+        if count:
+            self._discard(offset, count)
 
     def pread(self, count: int, offset: int) -> bytes:
         """`count` bytes from `offset`."""
@@ -116,6 +140,10 @@ class _SizedDisk(abc.ABC):
         """Write all of `data` at `offset`."""
         self.pwritev([memoryview(data).cast("B")], offset)
 
+    def _require_writable(self) -> None:
+        if self.read_only:
+            raise OSError(errno.EROFS, f"{self.name} is read-only")
+
     def _require_within(self, count: int, offset: int) -> None:
         if not 0 <= offset <= self.size - count:
             raise OSError(errno.EINVAL, f"{self.name} has {self.size} bytes, not {count} from {offset}")
@@ -125,6 +153,9 @@ class _SizedDisk(abc.ABC):
 
     @abc.abstractmethod
     def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None: ...
+
+    @abc.abstractmethod
+    def _discard(self, offset: int, count: int) -> None: ...
 
 
 def _total(buffers: Sequence[memoryview]) -> int:
@@ -137,8 +168,10 @@ class MemoryDisk(_SizedDisk):
     `memory` is all of it.
     """
 
-    def __init__(self, size: int, *, read_only: bool = False) -> None:
-        super().__init__("the memory disk", size, read_only)
+    discard_granularity: Final = PAGE_SIZE
+
+    def __init__(self, size: int, *, read_only: bool = False, sector_size: int = SECTOR_SIZE) -> None:
+        super().__init__("the memory disk", size, read_only, sector_size)
         self.memory: Final = huge_pages.allocate(size)
 
     @property
@@ -158,6 +191,10 @@ class MemoryDisk(_SizedDisk):
             self.memory[offset:end] = buffer
             offset = end
 
+    def _discard(self, offset: int, count: int) -> None:
+        with ffi.from_buffer(self.memory) as memory:
+            lib.xb_discard_memory(memory + offset, count)
+
     def flush(self) -> None:
         """Memory is as durable as it gets."""
 
@@ -173,15 +210,22 @@ class FileDisk(_SizedDisk):
     be a read and a write, and could undo a write beside it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], read_only: bool = False, direct: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        read_only: bool = False,
+        direct: bool = False,
+        sector_size: int = SECTOR_SIZE,
+    ) -> None:
         self.direct: Final = direct
-        self._fd = _open_image(os.fspath(path), read_only, direct)
+        self._fd = open_image(os.fspath(path), read_only, direct)
         try:
             # Seeking tells the size of a file and of a block device alike.
-            super().__init__(os.fspath(path), os.lseek(self._fd, 0, os.SEEK_END), read_only)
+            super().__init__(os.fspath(path), os.lseek(self._fd, 0, os.SEEK_END), read_only, sector_size)
         except DiskError:
             os.close(self._fd)
             raise
+        self.discard_granularity: Final = hole_bytes(self._fd, self.size)
 
     def fileno(self) -> int:
         """The open file's descriptor, the disk's own."""
@@ -226,6 +270,11 @@ class FileDisk(_SizedDisk):
             offset += done
             buffers = _skip(buffers, done)
 
+    def _discard(self, offset: int, count: int) -> None:
+        status = lib.xb_discard_file(self._fd, offset, count)
+        if status:
+            raise OSError(-status, f"{self.name} has no hole made at {offset}: {os.strerror(-status)}")
+
     def flush(self) -> None:
         """See Disk."""
         os.fdatasync(self._fd)
@@ -247,49 +296,6 @@ def _skip(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
     return rest
 
 
-def _open_image(path: str, read_only: bool, direct: bool) -> int:
-    purpose = "reading" if read_only else "reading and writing"
-    try:
-        # O_NONBLOCK: a FIFO is refused below, not waited for.
-        fd = os.open(path, os.O_NONBLOCK | (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_DIRECT if direct else 0))
-    except FileNotFoundError:
-        raise DiskError(f"there is no disk image {path}") from None
-    except IsADirectoryError:
-        raise DiskError(f"{path} is a directory, not a disk image") from None
-    except (OSError, ValueError) as e:
-        if direct and isinstance(e, OSError) and e.errno == errno.EINVAL:
-            raise DiskError(_NO_DIRECT.format(path)) from None
-        reason = e.strerror if isinstance(e, OSError) else str(e)
-        raise DiskError(f"{path!r} cannot be opened for {purpose}: {reason}") from e
-    try:
-        _require_disk_file(path, fd)
-        if direct:
-            _require_direct(path, fd)
-    except DiskError:
-        os.close(fd)
-        raise
-    os.set_blocking(fd, True)
-    return fd
-
-
-def _require_disk_file(path: str, fd: int) -> None:
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        return
-    kind = "a directory, not a disk image" if stat.S_ISDIR(mode) else "neither a file nor a block device"
-    raise DiskError(f"{path} is {kind}")
-
-
-def _require_direct(path: str, fd: int) -> None:
-    alignment = lib.xb_file_direct_alignment(fd)
-    if alignment <= 0:
-        raise DiskError(_NO_DIRECT.format(path))
-    if alignment > SECTOR_SIZE:
-        raise DiskError(
-            f"direct I/O on {path} takes blocks of {alignment} bytes; a disk is read and written in {SECTOR_SIZE}"
-        )
-
-
 class ObjectDisk:
     """A disk written in Python, behind the interface of the engines; what it returns is checked.
 
@@ -308,8 +314,13 @@ class ObjectDisk:
         size = getattr(disk, "size", None)
         if not isinstance(size, int):
             raise DiskError(f"a disk has a size in bytes; {self._name}.size is {size!r}")
-        _require_sectors(self._name, size)
+        self.sector_size: Final[int] = getattr(disk, "sector_size", SECTOR_SIZE)
+        _require_sectors(self._name, size, self.sector_size)
         self.size: Final = size
+        can_discard = callable(getattr(disk, "discard", None))
+        self.discard_granularity: Final[int] = (
+            getattr(disk, "discard_granularity", self.sector_size) if can_discard else 0
+        )
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk. One call of `pread`, whatever the number of buffers."""
@@ -339,6 +350,14 @@ class ObjectDisk:
     def flush(self) -> None:
         """See Disk."""
         self._call("flush")
+
+    def discard(self, offset: int, count: int) -> None:
+        """See Disk."""
+        if not self.discard_granularity:
+            raise OSError(errno.EOPNOTSUPP, f"{self._name} has no method discard")
+        if self.read_only:
+            raise OSError(errno.EROFS, f"{self._name} is read-only")
+        self._call("discard", offset, count)
 
     def close(self) -> None:
         """The object is not ours to close."""

@@ -3,21 +3,23 @@
 import random
 from typing import Any
 
-from engines.twins import (
+from engines.sides import (
     BAD_FRAME,
     DISK_SECTORS,
     FIRST_GOOD,
+    FIRST_TABLE,
     FOREIGN,
     GTF_PERMIT_ACCESS,
     GTF_READONLY,
     NR_DATA_FRAMES,
     NR_GOOD,
+    NR_TABLES,
     READONLY,
     UNGRANTED,
     Setup,
 )
 
-READ, WRITE, FLUSH = 0, 1, 3
+READ, WRITE, BARRIER, FLUSH, DISCARD = 0, 1, 2, 3, 5
 EDGES = (DISK_SECTORS - 8, DISK_SECTORS - 1, DISK_SECTORS, 1 << 32, (1 << 63) - 1, (1 << 64) - 8, (1 << 64) - 1)
 BAD_REFS = (0, FOREIGN, BAD_FRAME, UNGRANTED, 511, 512, 1 << 31, (1 << 32) - 1)
 
@@ -35,6 +37,8 @@ def make_setup(dice: random.Random) -> dict[str, Any]:
         "grant_copy": dice.random() < 0.3,
         "read_only": dice.random() < 0.1,
         "disk": dice.choice(["file", "direct"] if in_any_order else ["memory", "memory", "tmpfs"]),
+        "sector_size": dice.choice([512, 512, 512, 4096]),
+        "max_indirect_segments": dice.choice([0, 11, 32, 256, 256, 1024]),
     }
     setup["charged"] = dice.random() < 0.3
     setup["records_per_page"] = 32 if in_any_order and setup["charged"] else dice.choice([1, 3, 32])
@@ -49,6 +53,14 @@ def _sectors(dice: random.Random) -> list[int]:
     return sorted(dice.randrange(8) for _ in range(2))
 
 
+def _place(dice: random.Random, size: int) -> int:
+    """A sector from which so many are on the disk, mostly; often one that is right for 4096 too."""
+    if dice.random() < 0.05:
+        return dice.choice(EDGES)
+    sector = dice.randrange(max(1, DISK_SECTORS - size))
+    return sector if dice.random() < 0.5 else sector & ~7
+
+
 def _segment(dice: random.Random, refs: range, evil: float) -> list[int]:
     if dice.random() >= evil:
         return [dice.choice(refs), *_sectors(dice)]
@@ -61,19 +73,44 @@ def _segment(dice: random.Random, refs: range, evil: float) -> list[int]:
     )
 
 
-def _request(dice: random.Random, number: int, refs: range) -> list[Any]:
+def _direct(dice: random.Random, number: int, refs: range) -> list[Any]:
     """One that may be wrong in any way."""
     evil = dice.choice([0, 0, 0, 0.1])
-    operation = dice.choice([READ, READ, READ, WRITE, WRITE, WRITE, FLUSH, dice.randrange(256)])
-    count = (
-        dice.choice([0, 1, 1, 2, 5, 11]) if operation == FLUSH else dice.choice([1, 1, 2, 3, 11, dice.randrange(12)])
-    )
+    operation = dice.choice([READ, READ, READ, WRITE, WRITE, WRITE, FLUSH, BARRIER, dice.randrange(256)])
+    count = dice.choice([0, 1, 1, 2, 5, 11]) if operation in (FLUSH, BARRIER) else dice.choice([1, 1, 2, 3, 11, 7])
     segments = [_segment(dice, refs, evil) for _ in range(count)]
     if segments and dice.random() < 0.1:
         segments[-1][0] = segments[0][0]
     lie = dice.choice([12, 255, dice.randrange(256)]) if dice.random() < 0.05 else count
-    sector = dice.choice(EDGES) if dice.random() < 0.05 else dice.randrange(DISK_SECTORS - 60)
-    return ["ask", operation, lie, sector, number, segments]
+    return ["ask", operation, lie, _place(dice, 60), number, segments]
+
+
+def _indirect(dice: random.Random, number: int, refs: range) -> list[Any]:
+    """The same in pages of their own."""
+    evil = dice.choice([0, 0, 0, 0.01])
+    operation = dice.choice([*[READ, WRITE] * 4, dice.randrange(256)])
+    count = dice.choice([1, 5, 11, 12, 22, 23, 32, 33, 100, 256, 257, 512, 513, 600])
+    whole = dice.random() < 0.3
+    segments = [_segment(dice, refs, evil) for _ in range(count)]
+    for segment in segments if count > 40 else []:
+        segment[1:] = [0, 0]
+    for segment in segments if whole else []:
+        segment[1:] = [0, 7]
+    lie = dice.choice([0, 4096, 4097, 65535, dice.randrange(600)]) if dice.random() < 0.05 else count
+    wrong = [dice.choice([*BAD_REFS, READONLY, FIRST_TABLE])] if dice.random() < 0.05 else []
+    return ["indirect", operation, lie, _place(dice, count * 2), number, segments, wrong]
+
+
+def _discard(dice: random.Random, number: int) -> list[Any]:
+    count = dice.choice([0, 1, 7, 8, 16, 100, *EDGES])
+    return ["discard", _place(dice, min(count, 100)), count, number, dice.choice([0, 0, 1, 255])]
+
+
+def _request(dice: random.Random, number: int, refs: range) -> list[Any]:
+    kind = dice.random()
+    if kind < 0.1:
+        return _discard(dice, number)
+    return _indirect(dice, number, refs) if kind < 0.3 else _direct(dice, number, refs)
 
 
 def _batch(dice: random.Random) -> list[list[Any]]:
@@ -95,33 +132,47 @@ class _Shares:
         self._refs = dice.sample(range(FIRST_GOOD, FIRST_GOOD + NR_DATA_FRAMES), NR_DATA_FRAMES)
         self._sector = 0
 
-    def segments(self) -> list[list[int]]:
-        count = min(len(self._refs), self._dice.choice([1, 1, 2, 3, 11]))
-        return [[self._refs.pop(), *_sectors(self._dice)] for _ in range(count)]
+    def segments(self, whole: bool) -> list[list[int]]:
+        count = min(len(self._refs), self._dice.choice([1, 1, 2, 3, 11, 20]))
+        return [[self._refs.pop(), *([0, 7] if whole else _sectors(self._dice))] for _ in range(count)]
 
-    def sector(self, segments: list[list[int]]) -> int | None:
+    def sector(self, size: int) -> int | None:
         """Where so many sectors are free; None if that is nowhere."""
-        size = sum(last - first + 1 for _, first, last in segments)
-        at = self._sector + self._dice.randrange(4)
+        at = -(-(self._sector + self._dice.randrange(4)) // 8) * 8
         self._sector = at + size
         return at if self._sector <= DISK_SECTORS else None
 
 
+def _size(segments: list[list[int]]) -> int:
+    return sum(last - first + 1 for _, first, last in segments)
+
+
 def _shared_nothing(dice: random.Random) -> list[list[Any]]:
     """A batch for a file whose requests overtake each other."""
+    whole = dice.random() < 0.5
     if dice.random() < 0.2:
-        segments = _Shares(dice).segments()
-        return [["ask", FLUSH, len(segments), dice.randrange(100), dice.getrandbits(64), segments], ["serve"]]
+        segments = _Shares(dice).segments(whole)[:11]
+        operation = dice.choice([FLUSH, BARRIER])
+        return [["ask", operation, len(segments), dice.randrange(100), dice.getrandbits(64), segments], ["serve"]]
     shares, steps = _Shares(dice), []
-    for _ in range(dice.choice([1, 2, 5, 20])):
-        operation = dice.choice([READ, READ, WRITE, WRITE, FLUSH, dice.randrange(256)])
-        segments = [] if operation == FLUSH else shares.segments()
-        sector = shares.sector(segments)
-        evil = dice.random() < 0.1
-        if segments and evil:
+    for _ in range(dice.choice([1, 2, 5, NR_TABLES])):
+        operation = dice.choice([READ, READ, WRITE, WRITE, FLUSH, BARRIER, DISCARD, dice.randrange(7, 256)])
+        number = dice.getrandbits(64)
+        if operation in (FLUSH, BARRIER):
+            steps.append(["ask", operation, 0, dice.randrange(100), number, []])
+            continue
+        segments = shares.segments(whole)
+        sector = shares.sector(_size(segments))
+        if not segments or sector is None:
+            continue
+        if dice.random() < 0.1:
             segments[-1][0] = dice.choice(BAD_REFS)
-        if sector is not None and (segments or operation == FLUSH):
-            steps.append(["ask", operation, len(segments), sector, dice.getrandbits(64), segments])
+        if operation == DISCARD:
+            steps.append(["discard", sector, _size(segments), number, 0])
+        elif len(segments) > 11 or dice.random() < 0.3:
+            steps.append(["indirect", operation, len(segments), sector, number, segments, []])
+        else:
+            steps.append(["ask", operation, len(segments), sector, number, segments])
     return [*steps, ["serve"]]
 
 

@@ -4,6 +4,9 @@ A case is a list of steps, each of which JSON can hold:
 
     ["setup", {...}]                first, if at all: changes to the fields of Setup
     ["ask", operation, nr_segments, sector, id, [[gref, first_sect, last_sect], ...]]
+    ["indirect", operation, nr_segments, sector, id, [[gref, first_sect, last_sect], ...], [gref of a page, ...]]
+                                    without pages at the end, in the next ones of the guest's that are for this
+    ["discard", sector, nr_sectors, id, flag]
     ["raw", "hexadecimal"]          a slot's bytes
     ["serve"]                       publish what was asked and have it served
     ["grant", gref, flags, domid, frame]    write a grant entry, whatever becomes of it
@@ -22,8 +25,7 @@ record are not compared.
 """
 
 import contextlib
-import dataclasses
-import os
+import itertools
 import random
 import tempfile
 import time
@@ -31,200 +33,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engines.guest import Guest
+from engines.sides import FIRST_TABLE, NR_DATA_FRAMES, NR_TABLES, NativeTwin, PythonTwin, Setup
 
-from xenblk.abi import SECTOR_SIZE
-from xenblk.blkback.access import CopiedAccess, DataAccess, MappedAccess
-from xenblk.blkback.charging import ChargedRecords
-from xenblk.blkback.engine import PythonEngine
-from xenblk.blkback.native_server import NativeServer
-from xenblk.blkback.parameters import BackendParameters
-from xenblk.blkback.python_server import PythonServer
-from xenblk.blkif import X86_32, X86_64, BlkifRequest, BlkifResponse, BlkifSegment
-from xenblk.counters import Counters
-from xenblk.disk import FileDisk, MemoryDisk
-from xenblk.errors import DiskError, RingPeerError
-from xenblk.grants import PersistentGrants
+from xenblk.abi import PAGE_SIZE, GrantRef
+from xenblk.blkif import (
+    BlkifRequest,
+    BlkifResponse,
+    BlkifSegment,
+    DiscardRequest,
+    IndirectRequest,
+    Request,
+    pack_segments,
+)
+from xenblk.errors import RingPeerError
 
-DISK_SECTORS = 256
 PATIENCE_S = 20.0
-NR_GOOD, FIRST_GOOD, NR_DATA_FRAMES = 150, 8, 40
-READONLY, FOREIGN, BAD_FRAME, UNGRANTED = 160, 170, 175, 180
-GTF_PERMIT_ACCESS, GTF_READONLY = 1, 4
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Setup:
-    """What a case may choose. `disk` is "memory", "tmpfs", "file" or "direct"; the last two are served in any order."""
-
-    x86_32: bool = False
-    page_order: int = 0
-    persistent: bool = True
-    limit: int = 1056
-    unused_s: int = 0
-    grant_copy: bool = False
-    read_only: bool = False
-    disk: str = "memory"
-    charged: bool = False
-    records_per_page: int = 32
-    maptrack_entries: int = 512
-
-    @property
-    def in_any_order(self) -> bool:
-        """Whether answers may overtake each other."""
-        return self.disk in ("file", "direct")
-
-
-class Charges:
-    """What was told of the charges."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
-
-    def connected(self, _ring: object) -> None: ...
-
-    def live(self, user_id: int) -> None:
-        self.told.append(("live", user_id))
-
-    def discarded(self, user_id: int) -> None:
-        self.told.append(("discarded", user_id))
-
-
-class Twin:
-    """One engine with its guest, its disk and its counters."""
-
-    _server: PythonServer | NativeServer
-
-    def __init__(self, setup: Setup, folder: Path, name: str) -> None:
-        self.setup = setup
-        self.guest = Guest(X86_32 if setup.x86_32 else X86_64, setup.page_order, setup.maptrack_entries)
-        self.counters = Counters()
-        self.charges = Charges()
-        self.now_s = 1000
-        self._closed = False
-        self._path = folder / name
-        self.disk = self._open_disk(direct=name == "native")
-        self._grant_all()
-
-    def _open_disk(self, direct: bool) -> MemoryDisk | FileDisk:
-        content = random.Random("disk").randbytes(DISK_SECTORS * SECTOR_SIZE)
-        if self.setup.disk == "memory":
-            disk = MemoryDisk(len(content), read_only=self.setup.read_only)
-            disk.memory[:] = content
-            return disk
-        self._path.write_bytes(content)
-        if direct and self.setup.disk == "direct":
-            with contextlib.suppress(DiskError):  # a file system without direct I/O
-                return FileDisk(self._path, self.setup.read_only, direct=True)
-        return FileDisk(self._path, self.setup.read_only)
-
-    def _grant_all(self) -> None:
-        world = self.guest.world
-        for at in range(NR_GOOD):
-            world.set_entry(FIRST_GOOD + at, GTF_PERMIT_ACCESS, 0, 1 + at % NR_DATA_FRAMES)
-        for at in range(10):
-            world.set_entry(READONLY + at, GTF_PERMIT_ACCESS | GTF_READONLY, 0, 1 + at)
-        for at in range(5):
-            world.set_entry(FOREIGN + at, GTF_PERMIT_ACCESS, 9, 1 + at)
-            world.set_entry(BAD_FRAME + at, GTF_PERMIT_ACCESS, 0, 64 + at)
-
-    def drop_cache(self) -> None:
-        """Let the kernel forget what it knows of the file, so that reads have to wait."""
-        if self.setup.disk == "file" and isinstance(self.disk, FileDisk):
-            self.disk.flush()
-            os.posix_fadvise(self.disk.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def content(self) -> bytes:
-        """What the disk holds."""
-        return bytes(self.disk.memory) if isinstance(self.disk, MemoryDisk) else self._path.read_bytes()
-
-    def memory(self) -> bytes:
-        """All that the guest has, its grant table too."""
-        return bytes(self.guest.world.memory)
-
-    def close(self) -> None:
-        """Close the engine, once."""
-        if not self._closed:
-            self._closed = True
-            self._server.close()
-
-    def end(self) -> None:
-        """Close what is left."""
-        self.close()
-        self.disk.close()
-        self.guest.close()
-
-
-class PythonTwin(Twin):
-    """The specification."""
-
-    def __init__(self, setup: Setup, folder: Path) -> None:
-        super().__init__(setup, folder, "python")
-        nr_records = setup.records_per_page << setup.page_order
-        self._records = ChargedRecords(nr_records, self.charges if setup.charged else None)
-        self._access = self._make_access()
-        guest = self.guest
-        self._engine = PythonEngine(guest.back, guest.abi, self.disk, self._access, self.counters, self._records)
-        self._server = PythonServer(self._engine, self._access, guest.channel, self._records)
-
-    def _make_access(self) -> DataAccess:
-        guest, setup = self.guest, self.setup
-        if setup.grant_copy:
-            return CopiedAccess(guest.mapper, guest.world.domain, self.counters)
-        grants = PersistentGrants(
-            guest.mapper,
-            guest.world.domain,
-            persistent=setup.persistent,
-            max_persistent_grants=setup.limit,
-            counters=self.counters,
-            unused_timeout_s=setup.unused_s,
-        )
-        return MappedAccess(grants, now=lambda: self.now_s)
-
-    def serve(self) -> None:
-        notify, _ = self._engine.serve_batch()
-        if notify:
-            self.guest.channel.notify()
-
-    def purge(self) -> None:
-        self._access.purge()
-
-    def charge(self, user_id: int) -> bool:
-        return self._server.charge(user_id)
-
-
-class NativeTwin(Twin):
-    """The same in C."""
-
-    def __init__(self, setup: Setup, folder: Path) -> None:
-        super().__init__(setup, folder, "native")
-        guest = self.guest
-        parameters = BackendParameters(
-            max_persistent_grants=setup.limit,
-            persistent_grant_unused_seconds=setup.unused_s,
-            grant_copy=setup.grant_copy,
-            records_per_page=setup.records_per_page,
-        )
-        self._server = NativeServer(
-            guest.back,
-            self.disk,
-            guest.mapper,
-            guest.world.domain,
-            guest.channel,
-            self.counters,
-            parameters,
-            persistent=setup.persistent and not setup.grant_copy,
-            charging=self.charges if setup.charged else None,
-        )
-
-    def serve(self) -> None:
-        self._server.serve_batch(self.now_s * 10**9)
-
-    def purge(self) -> None:
-        self._server.purge(self.now_s * 10**9)
-
-    def charge(self, user_id: int) -> bool:
-        return self._server.charge(user_id)
 
 
 class Twins:
@@ -239,6 +62,7 @@ class Twins:
         self.native = NativeTwin(setup, folder)
         stack.callback(self.native.end)
         self._user_ids = iter(range(1 << 30))
+        self._tables = itertools.cycle(range(NR_TABLES))
 
     @property
     def both(self) -> tuple[PythonTwin, NativeTwin]:
@@ -249,9 +73,26 @@ class Twins:
         getattr(self, f"_{step[0]}")(*step[1:])
 
     def _ask(self, operation: int, nr_segments: int, sector: int, number: int, segments: list[list[int]]) -> None:
-        request = BlkifRequest(
-            operation, 0, number, sector, nr_segments, tuple(BlkifSegment(*segment) for segment in segments)
-        )
+        self._put(BlkifRequest(operation, 0, number, sector, nr_segments, _segments(segments)))
+
+    def _discard(self, sector: int, nr_sectors: int, number: int, flag: int) -> None:
+        self._put(DiscardRequest(0, number, sector, nr_sectors, flag))
+
+    def _indirect(
+        self, operation: int, count: int, sector: int, number: int, segments: list[list[int]], refs: list[int]
+    ) -> None:
+        """The segments are written however many pages there are for them, and whatever the references lead to."""
+        data = pack_segments(_segments(segments))
+        refs = list(refs)
+        for at in range(0, len(data), PAGE_SIZE):
+            table = next(self._tables)
+            for twin in self.both:
+                page = twin.guest.world.page(1 + NR_DATA_FRAMES + table)
+                page[: len(data[at : at + PAGE_SIZE])] = data[at : at + PAGE_SIZE]
+            refs.append(GrantRef(FIRST_TABLE + table))
+        self._put(IndirectRequest(operation, 0, number, sector, count, tuple([*refs, *[0] * 8][:8])))
+
+    def _put(self, request: Request) -> None:
         for twin in self.both:
             twin.guest.put(twin.guest.abi.pack_request(request))
 
@@ -349,6 +190,10 @@ class Twins:
             count = twin.counters.snapshot()
             assert count["persistent_current"] == 0
             assert count["map_pages"] == count["unmap_pages"]
+
+
+def _segments(numbers: list[list[int]]) -> tuple[BlkifSegment, ...]:
+    return tuple(BlkifSegment(GrantRef(ref), first, last) for ref, first, last in numbers)
 
 
 def _key(answer: BlkifResponse) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ LAYERS = [
     ["xenblk.platform", "xenblk.toolstack"],
     ["xenblk.blkif", "xenblk.counters", "xenblk.disk", "xenblk.vdev", "xenblk.xenbus", "xenblk.xenstore"],
     ["xenblk.ring", "xenblk.grants"],
-    ["xenblk.engines", "xenblk.huge_pages"],
+    ["xenblk.engines", "xenblk.huge_pages", "xenblk.image"],
     ["xenblk._native", "xenblk._native_build", "xenblk.abi", "xenblk.errors", "xenblk.loop"],
 ]
 RANK = {name: len(LAYERS) - at for at, layer in enumerate(LAYERS) for name in layer}
@@ -39,6 +39,7 @@ WRAPPERS = {
     "xenblk.xenstore.page",
     "xenblk.disk",
     "xenblk.huge_pages",
+    "xenblk.image",
     "xenblk.harness.native_load",
 }
 

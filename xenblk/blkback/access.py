@@ -1,8 +1,8 @@
 """How a request's data reaches the guest's pages: through mappings, kept or not, or by grant copy.
 
-Both ways have one method, `pages`: a context that lends one buffer per segment, each exactly as long as the segment.
-When the context has ended, nothing of the request is mapped but what the persistent cache keeps, so the engine may
-respond: the frontend takes its pages back the moment it sees the response.
+Both ways have `pages`, a context that lends one buffer per segment, each exactly as long as the segment. When the
+context has ended, nothing of the request is mapped but what the persistent cache keeps, so the engine may respond: the
+frontend takes its pages back the moment it sees the response. `read` is for pages that say where the data is.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from xenblk.abi import SECTOR_SIZE
+from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, GrantRef
 from xenblk.blkif import BlkifSegment
 from xenblk.counters import Counters
 from xenblk.errors import GrantError
@@ -24,6 +24,9 @@ class DataAccess(Protocol):
         self, segments: Sequence[BlkifSegment], to_device: bool
     ) -> contextlib.AbstractContextManager[list[memoryview]]:
         """Buffers of the segments, holding the guest's data if `to_device`; GrantError if a grant is unusable."""
+
+    def read(self, refs: Sequence[GrantRef], nr_bytes: int) -> bytes:
+        """The first `nr_bytes` of these pages, one page after the other, read once; GrantError as above."""
 
     def purge(self) -> None:
         """Let go of mappings that were kept too long; called every PURGE_INTERVAL_S."""
@@ -48,6 +51,14 @@ class MappedAccess:
                 grant.page[segment.first_sect * SECTOR_SIZE : (segment.last_sect + 1) * SECTOR_SIZE]
                 for grant, segment in zip(grants, segments, strict=True)
             ]
+        finally:
+            self._grants.release(grants, self._now())
+
+    def read(self, refs: Sequence[GrantRef], nr_bytes: int) -> bytes:
+        """See DataAccess."""
+        grants = self._grants.acquire(refs, device_writes=True, now=self._now())
+        try:
+            return b"".join(bytes(grant.page) for grant in grants)[:nr_bytes]
         finally:
             self._grants.release(grants, self._now())
 
@@ -78,18 +89,27 @@ class CopiedAccess:
         if not to_device:
             self._copy(segments, buffers, to_grant=True)
 
+    def read(self, refs: Sequence[GrantRef], nr_bytes: int) -> bytes:
+        """See DataAccess."""
+        table = bytearray(nr_bytes)
+        pages = [memoryview(table)[at : at + PAGE_SIZE] for at in range(0, nr_bytes, PAGE_SIZE)]
+        self._copy_all([CopySegment(ref, 0, page, False) for ref, page in zip(refs, pages, strict=True)])
+        return bytes(table)
+
     def _copy(self, segments: Sequence[BlkifSegment], buffers: list[memoryview], to_grant: bool) -> None:
-        statuses = self._mapper.copy(
-            self._domain,
+        self._copy_all(
             [
                 CopySegment(segment.gref, segment.first_sect * SECTOR_SIZE, buffer, to_grant)
                 for segment, buffer in zip(segments, buffers, strict=True)
-            ],
+            ]
         )
+
+    def _copy_all(self, copies: list[CopySegment]) -> None:
+        statuses = self._mapper.copy(self._domain, copies)
         self._counters.copy_ops += 1
-        for segment, status in zip(segments, statuses, strict=True):
+        for copy, status in zip(copies, statuses, strict=True):
             if status != GrantStatus.OKAY:
-                raise GrantError(f"grant {segment.gref} cannot be copied: {status.name}", status)
+                raise GrantError(f"grant {copy.ref} cannot be copied: {status.name}", status)
             self._counters.copy_pages += 1
 
     def purge(self) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 
 from xenblk.abi import Domid
 from xenblk.blkback.access import CopiedAccess, DataAccess, MappedAccess
@@ -22,6 +23,8 @@ from xenblk.ring import BackRing
 class Connection:
     """Everything that a connected device holds; `close` gives all of it back, whatever state it is in.
 
+    `unsupported` is told, from the ring's thread, of a flush or barrier (BlkifOp) that the disk has no way to do.
+
     GrantError, HostError or RingPeerError if the frontend's keys lead nowhere; nothing is left behind then.
     """
 
@@ -34,6 +37,7 @@ class Connection:
         disk: Disk,
         parameters: BackendParameters,
         charging: Charging | None = None,
+        unsupported: Callable[[int], None] | None = None,
     ) -> None:
         careful = None if charging is None else CarefulCharging(charging)
         with contextlib.ExitStack() as undo:
@@ -48,7 +52,7 @@ class Connection:
             counters = platform.counters(f"{name}.back")
             undo.callback(counters.close)
             link = _Link(platform.mapper, domain, channel, counters, ring, keys)
-            server = _server(link, disk, parameters, careful)
+            server = _server(link, disk, parameters, careful, unsupported)
             undo.callback(server.close)
             server.start()
             thread = RingThread(name, server)
@@ -77,7 +81,13 @@ class _Link:
     keys: FrontendKeys
 
 
-def _server(link: _Link, disk: Disk, parameters: BackendParameters, charging: Charging | None) -> Server:
+def _server(
+    link: _Link,
+    disk: Disk,
+    parameters: BackendParameters,
+    charging: Charging | None,
+    unsupported: Callable[[int], None] | None,
+) -> Server:
     persistent = link.keys.persistent and parameters.offers_persistent
     if parameters.engine == "native" and isinstance(disk, NativeDisk):
         return NativeServer(
@@ -90,10 +100,20 @@ def _server(link: _Link, disk: Disk, parameters: BackendParameters, charging: Ch
             parameters,
             persistent=persistent,
             charging=charging,
+            unsupported=unsupported,
         )
     access = _access(link, parameters, persistent)
     records = ChargedRecords(parameters.records_per_page * link.ring.nr_pages, charging)
-    engine = PythonEngine(link.ring, link.keys.abi, disk, access, link.counters, records)
+    engine = PythonEngine(
+        link.ring,
+        link.keys.abi,
+        disk,
+        access,
+        link.counters,
+        records,
+        max_indirect_segments=parameters.max_indirect_segments,
+        unsupported=unsupported,
+    )
     return PythonServer(engine, access, link.channel, records)
 
 

@@ -33,6 +33,16 @@ static void respond(struct xb_back *back, struct record *record)
         publish(back);
 }
 
+/* The barrier's turn has come. */
+static void end_drain(struct xb_back *back)
+{
+    struct record *record = back->draining;
+
+    back->draining = NULL;
+    if (move_drained(back, record))
+        respond(back, record);
+}
+
 /* Answer what the file is done with; returns how many that were. */
 static uint32_t reap(struct xb_back *back)
 {
@@ -46,16 +56,18 @@ static uint32_t reap(struct xb_back *back)
         if (move_continue(back, ops[i]->user))
             respond(back, ops[i]->user);
     }
+    if (back->draining && xb_file_in_flight(back->file) == 0)
+        end_drain(back);
     return count;
 }
 
-/* Take one request off the ring: 1, 0 if there is none or no record for it, or XB_RING_BROKEN. */
+/* Take one request off the ring: 1, 0 if there is none, no record for it or a barrier before it, or XB_RING_BROKEN. */
 static int take_request(struct xb_back *back)
 {
     uint8_t slot[XB_BLKIF_SLOT_BYTES_MAX];
     struct record *record;
 
-    if (!xb_back_ring_look(back->ring))
+    if (back->draining || !xb_back_ring_look(back->ring))
         return 0;
     if (back->ring->broken)
         return XB_RING_BROKEN;
@@ -125,6 +137,20 @@ void xb_back_stop(struct xb_back *back)
     __atomic_store_n(&back->stopping, 1, __ATOMIC_RELEASE);
 }
 
+uint32_t xb_back_unsupported(struct xb_back *back)
+{
+    uint32_t operations = back->unsupported;
+
+    back->unsupported = 0;
+    return operations;
+}
+
+void xb_back_resize(struct xb_back *back, uint64_t disk_sectors)
+{
+    XB_ASSERT(back->file);
+    __atomic_store_n(&back->disk.sectors, disk_sectors, __ATOMIC_RELAXED); /* of use by itself */
+}
+
 static int has_file_work(struct xb_back *back)
 {
     return back->file && xb_file_in_flight(back->file) > 0;
@@ -135,11 +161,11 @@ static int has_room(struct xb_back *back)
     return back->free.top || __atomic_load_n(&back->charged.top, __ATOMIC_RELAXED) != NULL;
 }
 
-/* Without a record for it, what is on the ring is no reason to stay awake: a record comes with the disk's event, or the
- * caller's. That the ring is broken is to be told at once. */
+/* Without a record for it, or behind a barrier, what is on the ring is no reason to stay awake: a record comes with the
+ * disk's event, or the caller's. That the ring is broken is to be told at once. */
 static int has_ring_work(struct xb_back *back)
 {
-    return xb_back_ring_look(back->ring) && (has_room(back) || back->ring->broken);
+    return !back->draining && xb_back_ring_look(back->ring) && (has_room(back) || back->ring->broken);
 }
 
 static int has_work(struct xb_back *back)
@@ -172,6 +198,8 @@ static void sleep_for_both(struct xb_back *back)
 /* Before sleeping: 1 if the ring has something for us already. */
 static int check_ring(struct xb_back *back)
 {
+    if (back->draining)
+        return 0;
     if (has_room(back))
         return xb_back_final_check(back);
     back->counters->oo_req += xb_back_ring_look(back->ring) && !back->ring->broken;
@@ -207,6 +235,8 @@ int xb_back_run(struct xb_back *back)
             return XB_RING_BROKEN;
         if (back->nr_live > 0)
             return XB_BACK_LIVE;
+        if (back->unsupported)
+            return XB_BACK_UNSUPPORTED;
     }
     return XB_BACK_STOPPED;
 }

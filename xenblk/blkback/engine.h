@@ -6,7 +6,8 @@
  *
  * It does what engine.py does, request by request, with the same answers and the same counts; that file is the
  * specification. All memory is there after create: serving allocates nothing. A request lives in a record; a guest
- * that has used up all records has its next requests wait on the ring (oo_req).
+ * that has used up all records has its next requests wait on the ring (oo_req). So do those behind a barrier that
+ * waits for the disk to be done with all before it.
  *
  * Threads: serve, final_check and run belong to the ring's thread. purge belongs to one other thread, and may run at
  * any time beside it. charge, stop and poke may be called from any thread.
@@ -14,6 +15,7 @@
 
 #define XB_BACK_STOPPED 0 /* run: stop was called */
 #define XB_BACK_LIVE 1    /* run: requests went live on records charged by hand: see xb_back_live */
+#define XB_BACK_UNSUPPORTED 2 /* run: the disk has no flush: see xb_back_unsupported */
 /* and XB_RING_BROKEN */
 
 struct xb_back_config {
@@ -22,10 +24,13 @@ struct xb_back_config {
     struct xb_grantor *grantor;
     struct xb_counters *counters;
     struct xb_channel *channel;
-    void *disk_memory; /* the content of a memory disk; NULL for a file */
+    void *disk_memory; /* the content of a memory disk, private anonymous memory; NULL for a file */
     int disk_fd;       /* of a file disk */
-    uint64_t disk_sectors;
+    uint64_t disk_sectors; /* of 512 bytes */
+    uint32_t sector_bytes; /* the disk's own sectors: 512, as is 0, or 4096 */
     uint32_t read_only;
+    uint32_t can_discard;
+    uint32_t max_indirect_segments; /* 0: no indirect requests */
     uint32_t persistent; /* keep pages mapped */
     uint32_t grant_copy; /* map nothing, copy */
     uint32_t max_persistent_grants;
@@ -53,6 +58,13 @@ int xb_back_final_check(struct xb_back *back);
 
 /* Serve, poll and sleep until stop. */
 int xb_back_run(struct xb_back *back);
+
+/* Operations (XB_BLKIF_FLUSH_DISKCACHE, XB_BLKIF_WRITE_BARRIER) that the disk was found to have no way to do since the
+ * last time, as bits 1 << operation. The ring's thread only. */
+uint32_t xb_back_unsupported(struct xb_back *back);
+
+/* A file disk has another size now. Any thread. */
+void xb_back_resize(struct xb_back *back, uint64_t disk_sectors);
 
 /* Let run return soon. It stays stopped. */
 void xb_back_stop(struct xb_back *back);

@@ -162,15 +162,21 @@ static int take_result(struct xb_file_op *op, ssize_t done)
     return op->nr_iov == 0;
 }
 
+/* What one call of the kernel's takes; the rest is continued. */
+static uint32_t nr_iov_now(const struct xb_file_op *op)
+{
+    return op->nr_iov < XB_FILE_IOV_PER_CALL ? op->nr_iov : XB_FILE_IOV_PER_CALL;
+}
+
 static ssize_t call(const struct xb_file *file, const struct xb_file_op *op, int flags)
 {
     ssize_t done;
 
     do {
         if (op->kind == XB_FILE_READ)
-            done = xb_file_calls.preadv2(file->fd, op->iov, (int)op->nr_iov, (off_t)op->offset, flags);
+            done = xb_file_calls.preadv2(file->fd, op->iov, (int)nr_iov_now(op), (off_t)op->offset, flags);
         else if (op->kind == XB_FILE_WRITE)
-            done = xb_file_calls.pwritev2(file->fd, op->iov, (int)op->nr_iov, (off_t)op->offset, flags);
+            done = xb_file_calls.pwritev2(file->fd, op->iov, (int)nr_iov_now(op), (off_t)op->offset, flags);
         else
             done = xb_file_calls.fdatasync(file->fd);
     } while (done < 0 && errno == EINTR);
@@ -188,7 +194,7 @@ static void queue(struct xb_file *file, struct xb_file_op *op)
     static const uint32_t opcodes[] = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC};
     int is_sync = op->kind == XB_FILE_FDATASYNC;
 
-    xb_uring_queue(&file->uring, opcodes[op->kind], file->fd, is_sync ? NULL : op->iov, is_sync ? 0 : op->nr_iov,
+    xb_uring_queue(&file->uring, opcodes[op->kind], file->fd, is_sync ? NULL : op->iov, is_sync ? 0 : nr_iov_now(op),
                    is_sync ? 0 : op->offset, is_sync ? IORING_FSYNC_DATASYNC : 0, (uintptr_t)op);
 }
 
@@ -219,7 +225,7 @@ static int must_be_in_line(const struct xb_file *file, const struct xb_file_op *
 
 int xb_file_submit(struct xb_file *file, struct xb_file_op *op)
 {
-    XB_ASSERT(op->kind <= XB_FILE_FDATASYNC && op->nr_iov <= XB_FILE_MAX_IOV);
+    XB_ASSERT(op->kind <= XB_FILE_FDATASYNC);
     op->result = 0;
     if (op->kind != XB_FILE_FDATASYNC) {
         advance(op, 0);

@@ -39,7 +39,7 @@
 #define XB_FILE_NOWAIT_WRITES 16
 
 #define XB_FILE_MAX_DIRECT_ALIGNMENT 512
-#define XB_FILE_MAX_IOV 1024 /* UIO_MAXIOV */
+#define XB_FILE_IOV_PER_CALL 1024 /* UIO_MAXIOV */
 
 struct iovec; /* sys/uio.h */
 struct xb_file;
@@ -47,7 +47,7 @@ struct xb_file;
 /* One operation, in the caller's memory, where it stays until it is complete. Zero it before its first use. */
 struct xb_file_op {
     struct iovec *iov; /* the caller's array, until complete; it is used up: entries change, iov and nr_iov move on */
-    uint32_t nr_iov;   /* 0 to XB_FILE_MAX_IOV */
+    uint32_t nr_iov;
     uint32_t kind;     /* XB_FILE_READ, XB_FILE_WRITE, XB_FILE_FDATASYNC (which needs neither iov nor offset) */
     uint64_t offset;   /* bytes; moves on */
     int32_t result;    /* once complete: 0, or -errno; -EIO also for a file that ended too soon */

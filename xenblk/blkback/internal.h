@@ -21,29 +21,55 @@
 
 #define PAGE_BYTES 4096u
 #define SECTOR_BYTES 512u
-#define SEGMENTS_MAX XB_BLKIF_SEGMENTS_MAX
-#define BOUNCE_BYTES (SEGMENTS_MAX * PAGE_BYTES)
+#define SEGMENTS_MAX XB_BLKIF_SEGMENTS_MAX /* of a direct request, and of a batch of maps */
 #define REAP_MAX 32
 
 /* A granted page lent to a request. */
 struct lent_page {
     uint8_t *page; /* NULL: it could not be mapped */
     struct xb_gref_entry *entry; /* of the map of kept pages; NULL if it is this request's alone */
-    uint32_t slot;
+    uint32_t slot; /* XB_SLOTS_NONE: no address was taken for it */
     uint32_t handle;
 };
 
+/* Pages of the guest's that are needed at a time: one per segment. */
+struct loan {
+    const struct xb_blkif_segment *segments;
+    struct lent_page *lent;
+    uint32_t nr_segments;
+    uint32_t readonly; /* we only look at them */
+};
+
+/* Room for as many segments as an indirect request may have; apart, so that what every request touches is close. */
+struct many {
+    struct xb_blkif_segment *segments;
+    struct lent_page *lent;
+    struct iovec *iov;
+};
+
 struct record {
-    struct xb_blkif_request request;
+    struct xb_blkif_request request; /* of an indirect one: the read or write that it stands for */
+    struct loan loan;                /* of its data */
+    struct iovec *iov;
     uint32_t nr_sectors;
     int16_t status;
     uint8_t flushing; /* the flush before its data is under way */
-    struct lent_page lent[SEGMENTS_MAX];
-    struct iovec iov[SEGMENTS_MAX];
     struct xb_file_op op;
-    uint8_t *bounce; /* BOUNCE_BYTES, in copy mode */
+    struct lent_page few_lent[SEGMENTS_MAX]; /* of a direct request; and of the pages that an indirect one stands in */
+    struct iovec few_iov[SEGMENTS_MAX];
+    struct many many;
+    uint8_t *bounce; /* in copy mode: a page for each segment */
     uint64_t user_id;
     struct record *next;
+};
+
+/* Of the ring's thread, for one step at a time: room for as many segments as a request may have. */
+struct scratch {
+    struct xb_unmap_grant_ref *unmaps;
+    struct xb_copy_segment *copies;
+    uint8_t **buffers;
+    uint32_t *missing;
+    uint32_t *slots;
 };
 
 /* Records that wait, newest first. */
@@ -56,11 +82,16 @@ struct xb_back {
     struct xb_back_ring *ring;
     struct xb_counters *counters;
     uint32_t sector_at; /* in a slot */
+    struct xb_blkif_disk disk;
     struct xb_file *file;
+    struct record *draining; /* a barrier that waits for the file; nothing is taken off the ring meanwhile */
+    uint32_t unsupported;    /* bits of operations, to be told */
     struct xb_poller poller;
     struct xb_copier copier;
     int how; /* the store into the guest's pages in this batch; -1: not chosen yet */
 
+    uint32_t max_segments; /* of any request */
+    struct scratch scratch;
     struct record *records;
     struct record_stack free;    /* the ring's thread alone has it */
     struct record_stack charged; /* by any thread, for the ring's */
@@ -90,20 +121,24 @@ struct xb_back {
 };
 
 /* records.c */
-void records_init(struct xb_back *back, uint8_t *bounce);
+void records_init(struct xb_back *back, const struct many *many, uint8_t *bounce);
 struct record *record_take(struct xb_back *back);
 void record_give(struct xb_back *back, struct record *record);
 
-/* lend.c: the guest's pages, for one request at a time */
+/* lend.c: the guest's pages, for one loan at a time */
 
 /* Map or find them; 0 if one cannot be had, and then nothing is held. */
-int lend_acquire(struct xb_back *back, struct record *record);
-void lend_release(struct xb_back *back, struct record *record);
+int lend_acquire(struct xb_back *back, const struct loan *loan);
+void lend_release(struct xb_back *back, const struct loan *loan);
 
 /* Have Xen copy between the guest's pages and `buffers`, one per segment; 0 if a grant is unusable. */
-int lend_copy(struct xb_back *back, struct record *record, uint8_t *const *buffers, int to_grant);
+int lend_copy(struct xb_back *back, const struct loan *loan, uint8_t *const *buffers, int to_grant);
 
-/* Unmap a batch of at most SEGMENTS_MAX pages, in any order. */
+/* Copy the segments of an indirect request out of the pages that they stand in, which are let go again; 0 if one of
+ * those cannot be had. */
+int lend_read_segments(struct xb_back *back, struct record *record);
+
+/* Unmap pages, in any order, by one operation. */
 void lend_unmap(struct xb_back *back, struct xb_unmap_grant_ref *ops, uint32_t count);
 
 /* Free slots, whose pages are unmapped. */
@@ -119,6 +154,9 @@ void move_fetch_ahead(const struct xb_back *back);
 
 /* Begin: 1 if the record is done already, and has its status. */
 int move_begin(struct xb_back *back, struct record *record);
+
+/* Go on with a barrier, now that nothing is in flight: 1 if the record is done. */
+int move_drained(struct xb_back *back, struct record *record);
 
 /* The disk is done with an operation of this record: 1 if the record is done. */
 int move_continue(struct xb_back *back, struct record *record);

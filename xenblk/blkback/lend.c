@@ -50,15 +50,20 @@ void lend_free(struct xb_back *back, const uint32_t *slots, uint32_t count)
 
 /* Unmapping */
 
+/* Shell's sort: of a few that are nearly in order one pass, and of thousands in none still no long time. */
 static void sort_by_address(struct xb_unmap_grant_ref *ops, uint32_t count)
 {
-    for (uint32_t i = 1; i < count; i++) {
-        struct xb_unmap_grant_ref op = ops[i];
-        uint32_t at = i;
+    static const uint32_t gaps[] = {701, 301, 132, 57, 23, 10, 4, 1};
 
-        for (; at > 0 && ops[at - 1].host_addr > op.host_addr; at--)
-            ops[at] = ops[at - 1];
-        ops[at] = op;
+    for (uint32_t pass = count <= SEGMENTS_MAX ? 7 : 0; pass < 8; pass++) {
+        for (uint32_t i = gaps[pass]; i < count; i++) {
+            struct xb_unmap_grant_ref op = ops[i];
+            uint32_t at = i;
+
+            for (; at >= gaps[pass] && ops[at - gaps[pass]].host_addr > op.host_addr; at -= gaps[pass])
+                ops[at] = ops[at - gaps[pass]];
+            ops[at] = op;
+        }
     }
 }
 
@@ -72,20 +77,21 @@ void lend_unmap(struct xb_back *back, struct xb_unmap_grant_ref *ops, uint32_t c
     count_atomically(&back->counters->unmap_pages, count);
 }
 
-void lend_release(struct xb_back *back, struct record *record)
+void lend_release(struct xb_back *back, const struct loan *loan)
 {
-    struct xb_unmap_grant_ref ops[SEGMENTS_MAX];
-    uint32_t slots[SEGMENTS_MAX], nr_ops = 0, nr_slots = 0;
+    struct xb_unmap_grant_ref *ops = back->scratch.unmaps;
+    uint32_t *slots = back->scratch.slots, nr_ops = 0, nr_slots = 0;
 
-    for (uint32_t i = 0; i < record->request.nr_segments; i++) {
-        struct lent_page *lent = &record->lent[i];
+    for (uint32_t i = 0; i < loan->nr_segments; i++) {
+        struct lent_page *lent = &loan->lent[i];
 
         if (lent->entry) {
             xb_gref_map_put(lent->entry, back->now_ns);
             back->counters->persistent_in_use--;
             continue;
         }
-        slots[nr_slots++] = lent->slot;
+        if (lent->slot != XB_SLOTS_NONE)
+            slots[nr_slots++] = lent->slot;
         if (lent->page)
             ops[nr_ops++] =
                 (struct xb_unmap_grant_ref){.host_addr = (uintptr_t)lent->page, .handle = lent->handle};
@@ -101,7 +107,7 @@ void lend_release(struct xb_back *back, struct record *record)
 static int find_kept(struct xb_back *back, uint32_t gref, struct lent_page *lent)
 {
     if (!back->config.persistent || xb_gref_map_take(&back->kept, gref, &lent->entry) != XB_GREF_HIT) {
-        lent->entry = NULL;
+        *lent = (struct lent_page){.slot = XB_SLOTS_NONE};
         return 0;
     }
     lent->page = page_of(back, lent->entry->slot);
@@ -140,37 +146,38 @@ static void keep(struct xb_back *back, uint32_t gref, struct lent_page *lent)
     lent->entry = NULL;
 }
 
-static void prepare(struct xb_back *back, struct record *record, const uint32_t *missing, uint32_t count,
+static void prepare(struct xb_back *back, const struct loan *loan, const uint32_t *missing, uint32_t count,
                     struct xb_map_grant_ref *ops)
 {
     uint32_t slots[SEGMENTS_MAX];
     /* A page that is kept may be wanted for the other direction next. */
-    int readonly = record->request.operation != XB_BLKIF_READ && !back->config.persistent;
+    int readonly = loan->readonly && !back->config.persistent;
 
     allocate(back, slots, count);
     for (uint32_t i = 0; i < count; i++) {
-        record->lent[missing[i]].slot = slots[i];
+        loan->lent[missing[i]].slot = slots[i];
         ops[i] = (struct xb_map_grant_ref){
             .host_addr = (uintptr_t)page_of(back, slots[i]),
             .flags = GNTMAP_host_map | (readonly ? GNTMAP_readonly : 0),
-            .ref = record->request.segments[missing[i]].gref,
+            .ref = loan->segments[missing[i]].gref,
             .dom = back->config.grantor->domid,
         };
     }
 }
 
-static int map_missing(struct xb_back *back, struct record *record, const uint32_t *missing, uint32_t count)
+/* A batch of at most SEGMENTS_MAX. */
+static int map_missing(struct xb_back *back, const struct loan *loan, const uint32_t *missing, uint32_t count)
 {
     struct xb_map_grant_ref ops[SEGMENTS_MAX];
     int all = 1;
 
-    prepare(back, record, missing, count, ops);
+    prepare(back, loan, missing, count, ops);
     xb_gnttab_map(back->config.mapper, back->config.grantor, ops, count);
     back->counters->map_ops++;
     if (back->config.persistent)
         back->counters->persistent_misses += count;
     for (uint32_t i = 0; i < count; i++) {
-        struct lent_page *lent = &record->lent[missing[i]];
+        struct lent_page *lent = &loan->lent[missing[i]];
 
         lent->page = ops[i].status == GNTST_okay ? page_of(back, lent->slot) : NULL;
         lent->handle = ops[i].handle;
@@ -183,38 +190,31 @@ static int map_missing(struct xb_back *back, struct record *record, const uint32
     return all;
 }
 
-int lend_acquire(struct xb_back *back, struct record *record)
+int lend_acquire(struct xb_back *back, const struct loan *loan)
 {
-    uint32_t missing[SEGMENTS_MAX], nr_missing = 0;
+    uint32_t *missing = back->scratch.missing, nr_missing = 0;
 
-    for (uint32_t i = 0; i < record->request.nr_segments; i++) {
-        if (!find_kept(back, record->request.segments[i].gref, &record->lent[i]))
+    for (uint32_t i = 0; i < loan->nr_segments; i++) {
+        if (!find_kept(back, loan->segments[i].gref, &loan->lent[i]))
             missing[nr_missing++] = i;
     }
-    if (nr_missing == 0 || map_missing(back, record, missing, nr_missing))
-        return 1;
-    lend_release(back, record);
-    return 0;
+    for (uint32_t start = 0; start < nr_missing; start += SEGMENTS_MAX) {
+        uint32_t left = nr_missing - start;
+
+        if (map_missing(back, loan, missing + start, left < SEGMENTS_MAX ? left : SEGMENTS_MAX))
+            continue;
+        lend_release(back, loan);
+        return 0;
+    }
+    return 1;
 }
 
 /* Copying */
 
-int lend_copy(struct xb_back *back, struct record *record, uint8_t *const *buffers, int to_grant)
+static int copy_all(struct xb_back *back, uint32_t count)
 {
-    struct xb_copy_segment ops[SEGMENTS_MAX];
-    uint32_t count = record->request.nr_segments;
+    struct xb_copy_segment *ops = back->scratch.copies;
 
-    for (uint32_t i = 0; i < count; i++) {
-        const struct xb_blkif_segment *segment = &record->request.segments[i];
-
-        ops[i] = (struct xb_copy_segment){
-            .virt = (uintptr_t)buffers[i],
-            .ref = segment->gref,
-            .offset = (uint16_t)(segment->first_sect * SECTOR_BYTES),
-            .len = (uint16_t)segment_bytes(segment),
-            .to_grant = (uint16_t)to_grant,
-        };
-    }
     xb_gnttab_copy(back->config.mapper, back->config.grantor, ops, count);
     back->counters->copy_ops++;
     for (uint32_t i = 0; i < count; i++) {
@@ -223,4 +223,67 @@ int lend_copy(struct xb_back *back, struct record *record, uint8_t *const *buffe
         back->counters->copy_pages++;
     }
     return 1;
+}
+
+int lend_copy(struct xb_back *back, const struct loan *loan, uint8_t *const *buffers, int to_grant)
+{
+    for (uint32_t i = 0; i < loan->nr_segments; i++) {
+        const struct xb_blkif_segment *segment = &loan->segments[i];
+
+        back->scratch.copies[i] = (struct xb_copy_segment){
+            .virt = (uintptr_t)buffers[i],
+            .ref = segment->gref,
+            .offset = (uint16_t)(segment->first_sect * SECTOR_BYTES),
+            .len = (uint16_t)segment_bytes(segment),
+            .to_grant = (uint16_t)to_grant,
+        };
+    }
+    return copy_all(back, loan->nr_segments);
+}
+
+/* The pages of an indirect request */
+
+static uint32_t segments_in(const struct record *record, uint32_t page)
+{
+    uint32_t left = record->request.nr_segments - page * XB_BLKIF_SEGMENTS_PER_PAGE;
+
+    return left < XB_BLKIF_SEGMENTS_PER_PAGE ? left : XB_BLKIF_SEGMENTS_PER_PAGE;
+}
+
+static int copy_segments(struct xb_back *back, struct record *record, uint32_t nr_pages)
+{
+    for (uint32_t page = 0; page < nr_pages; page++) {
+        back->scratch.copies[page] = (struct xb_copy_segment){
+            .virt = (uintptr_t)&record->many.segments[page * XB_BLKIF_SEGMENTS_PER_PAGE],
+            .ref = record->request.indirect_grefs[page],
+            .len = (uint16_t)(segments_in(record, page) * sizeof(struct xb_blkif_segment)),
+        };
+    }
+    return copy_all(back, nr_pages);
+}
+
+static int map_segments(struct xb_back *back, struct record *record, uint32_t nr_pages)
+{
+    struct xb_blkif_segment pages[XB_BLKIF_INDIRECT_PAGES_MAX];
+    struct loan loan = {.segments = pages, .lent = record->few_lent, .nr_segments = nr_pages, .readonly = 1};
+
+    for (uint32_t page = 0; page < nr_pages; page++)
+        pages[page] = (struct xb_blkif_segment){.gref = record->request.indirect_grefs[page]};
+    if (!lend_acquire(back, &loan))
+        return 0;
+    for (uint32_t page = 0; page < nr_pages; page++)
+        xb_blkif_parse_segments(loan.lent[page].page, segments_in(record, page),
+                                &record->many.segments[page * XB_BLKIF_SEGMENTS_PER_PAGE]);
+    lend_release(back, &loan);
+    return 1;
+}
+
+int lend_read_segments(struct xb_back *back, struct record *record)
+{
+    uint32_t nr_pages =
+        (record->request.nr_segments + XB_BLKIF_SEGMENTS_PER_PAGE - 1u) / XB_BLKIF_SEGMENTS_PER_PAGE;
+
+    if (back->config.grant_copy)
+        return copy_segments(back, record, nr_pages);
+    return map_segments(back, record, nr_pages);
 }

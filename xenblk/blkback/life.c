@@ -16,10 +16,20 @@ static uint32_t nr_kept_max(const struct xb_back_config *config)
     return (limit < config->grantor->nr_entries ? limit : config->grantor->nr_entries) + SEGMENTS_MAX;
 }
 
+static uint32_t max_segments(const struct xb_back_config *config)
+{
+    return config->max_indirect_segments > SEGMENTS_MAX ? config->max_indirect_segments : SEGMENTS_MAX;
+}
+
 static uint32_t nr_slots(const struct xb_back_config *config)
 {
-    /* Kept pages, a batch of them that waits for a scan, and the pages of all requests. */
-    return nr_kept_max(config) + SEGMENTS_MAX + config->nr_records * SEGMENTS_MAX;
+    /* Kept pages, and the pages of all requests; but no more than the process may have mapped, and beside them a batch
+     * that the purge has unmapped and a batch that cannot be mapped. */
+    uint64_t wanted = nr_kept_max(config) + (uint64_t)config->nr_records * max_segments(config);
+    uint64_t mappable = (uint64_t)config->mapper->nr_track + 2 * SEGMENTS_MAX;
+
+    /* A batch of freed ones waits for a scan. */
+    return (uint32_t)(wanted < mappable ? wanted : mappable) + SEGMENTS_MAX;
 }
 
 /* Hands out parts of one allocation; with `memory` NULL, only counts them. */
@@ -44,7 +54,23 @@ struct parts {
     struct xb_slot *slots;
     uint8_t *freed;
     uint8_t *bounce;
+    struct many many; /* of all records */
+    struct scratch scratch;
 };
+
+static void carve_segments(struct carver *carver, const struct xb_back_config *config, struct parts *parts)
+{
+    size_t many = (size_t)config->nr_records * config->max_indirect_segments, most = max_segments(config);
+
+    parts->many.segments = carve(carver, many, sizeof(struct xb_blkif_segment));
+    parts->many.lent = carve(carver, many, sizeof(struct lent_page));
+    parts->many.iov = carve(carver, many, sizeof(struct iovec));
+    parts->scratch.unmaps = carve(carver, most, sizeof(struct xb_unmap_grant_ref));
+    parts->scratch.copies = carve(carver, most, sizeof(struct xb_copy_segment));
+    parts->scratch.buffers = carve(carver, most, sizeof(uint8_t *));
+    parts->scratch.missing = carve(carver, most, sizeof(uint32_t));
+    parts->scratch.slots = carve(carver, most, sizeof(uint32_t));
+}
 
 static struct parts carve_all(struct carver *carver, const struct xb_back_config *config)
 {
@@ -54,13 +80,14 @@ static struct parts carve_all(struct carver *carver, const struct xb_back_config
     /* First, so that it is page-aligned as the allocation is: direct I/O asks for that. Statements, because
      * initializers have no order. */
     if (config->grant_copy)
-        parts.bounce = carve(carver, config->nr_records, BOUNCE_BYTES);
+        parts.bounce = carve(carver, config->nr_records, (size_t)max_segments(config) * PAGE_BYTES);
     parts.records = carve(carver, config->nr_records, sizeof(struct record));
     parts.live = carve(carver, config->ring->nr_ents, sizeof(uint64_t)); /* a record may be charged again meanwhile */
     parts.kept = carve(carver, xb_gref_map_bytes(kept), 1);
     parts.idle = carve(carver, 2 * (size_t)kept, sizeof(struct xb_gref_entry *));
     parts.slots = carve(carver, nr_slots(config), sizeof(struct xb_slot));
     parts.freed = carve(carver, nr_slots(config), 1);
+    carve_segments(carver, config, &parts);
     return parts;
 }
 
@@ -73,7 +100,7 @@ static int allocate(struct xb_back *back)
 
     carve_all(&carver, config);
     /* Pages of zeros that take memory when they are touched first: most of a bounce buffer may never be. */
-    memory = mmap(NULL, carver.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memory = mmap(NULL, carver.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
         return 0;
     back->memory = memory;
@@ -84,11 +111,12 @@ static int allocate(struct xb_back *back)
     back->live = parts.live;
     back->idle = parts.idle;
     back->freed = parts.freed;
+    back->scratch = parts.scratch;
     xb_gref_map_init(&back->kept, parts.kept, nr_kept_max(config), config->secret);
     xb_gref_map_set_limit(&back->kept, nr_kept_max(config) - SEGMENTS_MAX);
     xb_gref_map_show_count(&back->kept, &back->counters->persistent_current);
     xb_slots_init(&back->slots, parts.slots, nr_slots(config));
-    records_init(back, parts.bounce);
+    records_init(back, &parts.many, parts.bounce);
     back->arena = xb_arena_reserve(nr_slots(config));
     if (!config->disk_memory)
         back->file = xb_file_create(config->disk_fd, config->nr_records, 1);
@@ -102,6 +130,13 @@ struct xb_back *xb_back_create(const struct xb_back_config *config)
     if (!back)
         return NULL;
     back->config = *config;
+    XB_ASSERT(config->max_indirect_segments <= XB_BLKIF_INDIRECT_SEGMENTS_MAX);
+    back->max_segments = max_segments(config);
+    back->disk = (struct xb_blkif_disk){
+        .sectors = config->disk_sectors,
+        .unit_sectors = config->sector_bytes > SECTOR_BYTES ? config->sector_bytes / SECTOR_BYTES : 1,
+        .read_only = config->read_only,
+    };
     back->ring = config->ring;
     back->counters = config->counters;
     back->sector_at = config->ring->entry_size == XB_BLKIF_X86_64_SLOT_BYTES ? 16 : 12;
@@ -127,7 +162,7 @@ static void give_up_requests(struct xb_back *back)
 
             /* The ring's guest gets no answer any more; a flush's data is not written. */
             if (!record->flushing && !back->config.grant_copy)
-                lend_release(back, record);
+                lend_release(back, &record->loan);
         }
     }
 }

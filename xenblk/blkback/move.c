@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
+#include <errno.h>
 #include <string.h>
 
 #include "xenblk/blkback/internal.h"
+#include "xenblk/discard.h"
 
 /* The order of what is done, counted and refused is that of PythonEngine._answer. */
 
@@ -21,6 +23,22 @@ static int is_read(const struct record *record)
     return record->request.operation == XB_BLKIF_READ;
 }
 
+static int is_flush(const struct record *record)
+{
+    return record->request.operation == XB_BLKIF_FLUSH_DISKCACHE ||
+           record->request.operation == XB_BLKIF_WRITE_BARRIER;
+}
+
+/* `error`: 0 or -errno. Only of what may be missing a guest is told that it is. */
+static int done_with(struct xb_back *back, struct record *record, int32_t error)
+{
+    if (error == -EOPNOTSUPP && is_flush(record)) {
+        back->unsupported |= 1u << record->request.operation;
+        return done(record, XB_BLKIF_EOPNOTSUPP);
+    }
+    return done(record, error ? XB_BLKIF_ERROR : XB_BLKIF_OKAY);
+}
+
 static void count_sectors(struct xb_back *back, const struct record *record)
 {
     if (is_read(record))
@@ -30,35 +48,33 @@ static void count_sectors(struct xb_back *back, const struct record *record)
 }
 
 /* Where the disk's data of each segment goes or comes from: the guest's pages, or in copy mode a buffer of ours. */
-static void find_buffers(const struct xb_back *back, const struct record *record, uint8_t **buffers)
+static uint8_t **find_buffers(const struct xb_back *back, const struct record *record)
 {
-    uint8_t *bounce = record->bounce;
+    uint8_t **buffers = back->scratch.buffers, *bounce = record->bounce;
+    const struct loan *loan = &record->loan;
 
-    for (uint32_t i = 0; i < record->request.nr_segments; i++) {
-        const struct xb_blkif_segment *segment = &record->request.segments[i];
+    for (uint32_t i = 0; i < loan->nr_segments; i++) {
+        const struct xb_blkif_segment *segment = &loan->segments[i];
 
         if (back->config.grant_copy) {
             buffers[i] = bounce;
             bounce += segment_bytes(segment);
         } else
-            buffers[i] = record->lent[i].page + segment->first_sect * SECTOR_BYTES;
+            buffers[i] = loan->lent[i].page + segment->first_sect * SECTOR_BYTES;
     }
+    return buffers;
 }
 
-/* Done with the disk: give the pages back before the guest can see the response. */
-static int finish(struct xb_back *back, struct record *record, int ok)
+/* Done with the disk, `error` 0 or -errno: give the pages back before the guest can see the response. */
+static int finish(struct xb_back *back, struct record *record, int32_t error)
 {
-    uint8_t *buffers[SEGMENTS_MAX];
-
-    if (ok)
+    if (!error)
         count_sectors(back, record);
     if (!back->config.grant_copy)
-        lend_release(back, record);
-    else if (ok && is_read(record)) {
-        find_buffers(back, record, buffers);
-        ok = lend_copy(back, record, buffers, 1);
-    }
-    return done(record, ok ? XB_BLKIF_OKAY : XB_BLKIF_ERROR);
+        lend_release(back, &record->loan);
+    else if (!error && is_read(record) && !lend_copy(back, &record->loan, find_buffers(back, record), 1))
+        error = -EFAULT;
+    return done_with(back, record, error);
 }
 
 /* A memory disk */
@@ -114,13 +130,12 @@ static void choose_store(struct xb_back *back, const struct record *record)
 
 static int move_memory(struct xb_back *back, struct record *record)
 {
-    uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), *buffers[SEGMENTS_MAX];
+    uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), **buffers = find_buffers(back, record);
 
     if (is_read(record) && back->how < 0)
         choose_store(back, record);
-    find_buffers(back, record, buffers);
-    for (uint32_t i = 0; i < record->request.nr_segments; i++) {
-        uint32_t size = segment_bytes(&record->request.segments[i]);
+    for (uint32_t i = 0; i < record->loan.nr_segments; i++) {
+        uint32_t size = segment_bytes(&record->loan.segments[i]);
 
         if (is_read(record))
             xb_copy(back->how, buffers[i], at, size);
@@ -128,59 +143,70 @@ static int move_memory(struct xb_back *back, struct record *record)
             xb_copy_plain(at, buffers[i], size);
         at += size;
     }
-    return finish(back, record, 1);
+    return finish(back, record, 0);
 }
 
 /* Xen copies out of the disk itself. */
 static int copy_from_memory(struct xb_back *back, struct record *record)
 {
-    uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), *buffers[SEGMENTS_MAX];
+    uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), **buffers = back->scratch.buffers;
 
-    for (uint32_t i = 0; i < record->request.nr_segments; i++) {
+    for (uint32_t i = 0; i < record->loan.nr_segments; i++) {
         buffers[i] = at;
-        at += segment_bytes(&record->request.segments[i]);
+        at += segment_bytes(&record->loan.segments[i]);
     }
     count_sectors(back, record);
-    return done(record, lend_copy(back, record, buffers, 1) ? XB_BLKIF_OKAY : XB_BLKIF_ERROR);
+    return done(record, lend_copy(back, &record->loan, buffers, 1) ? XB_BLKIF_OKAY : XB_BLKIF_ERROR);
 }
 
 /* A file */
 
-static int submit(struct xb_back *back, struct record *record, uint32_t kind)
+static int submit(struct xb_back *back, struct record *record, uint32_t kind, uint32_t nr_iov)
 {
     record->op.kind = kind;
     record->op.iov = record->iov;
-    record->op.nr_iov = kind == XB_FILE_FDATASYNC ? 0 : record->request.nr_segments;
+    record->op.nr_iov = nr_iov;
     record->op.offset = offset_of(record);
     record->op.user = record;
     return xb_file_submit(back->file, &record->op) && move_continue(back, record);
 }
 
+/* One entry for each stretch of memory, which neighbouring pages are; returns how many. */
+static uint32_t fill_iov(const struct record *record, uint8_t *const *buffers)
+{
+    struct iovec *last = record->iov;
+
+    *last = (struct iovec){buffers[0], segment_bytes(&record->loan.segments[0])};
+    for (uint32_t i = 1; i < record->loan.nr_segments; i++) {
+        uint32_t size = segment_bytes(&record->loan.segments[i]);
+
+        if ((uint8_t *)last->iov_base + last->iov_len == buffers[i])
+            last->iov_len += size;
+        else
+            *++last = (struct iovec){buffers[i], size};
+    }
+    return (uint32_t)(last - record->iov) + 1;
+}
+
 static int move_file(struct xb_back *back, struct record *record)
 {
-    uint8_t *buffers[SEGMENTS_MAX];
+    uint32_t nr_iov = fill_iov(record, find_buffers(back, record));
 
-    find_buffers(back, record, buffers);
-    for (uint32_t i = 0; i < record->request.nr_segments; i++)
-        record->iov[i] = (struct iovec){buffers[i], segment_bytes(&record->request.segments[i])};
-    return submit(back, record, is_read(record) ? XB_FILE_READ : XB_FILE_WRITE);
+    return submit(back, record, is_read(record) ? XB_FILE_READ : XB_FILE_WRITE, nr_iov);
 }
 
 /* Either */
 
 static int get_pages(struct xb_back *back, struct record *record)
 {
-    uint8_t *buffers[SEGMENTS_MAX];
-
     if (!back->config.grant_copy)
-        return lend_acquire(back, record);
-    find_buffers(back, record, buffers);
-    return is_read(record) || lend_copy(back, record, buffers, 0);
+        return lend_acquire(back, &record->loan);
+    return is_read(record) || lend_copy(back, &record->loan, find_buffers(back, record), 0);
 }
 
 static int move_data(struct xb_back *back, struct record *record)
 {
-    if (record->request.nr_segments == 0)
+    if (record->loan.nr_segments == 0)
         return done(record, XB_BLKIF_OKAY);
     if (back->config.grant_copy && is_read(record) && !back->file)
         return copy_from_memory(back, record);
@@ -191,12 +217,20 @@ static int move_data(struct xb_back *back, struct record *record)
 
 int move_continue(struct xb_back *back, struct record *record)
 {
-    int ok = record->op.result == 0;
+    int32_t error = record->op.result;
 
     if (!record->flushing)
-        return finish(back, record, ok);
+        return finish(back, record, error);
     record->flushing = 0;
-    return ok ? move_data(back, record) : done(record, XB_BLKIF_ERROR);
+    return error ? done_with(back, record, error) : move_data(back, record);
+}
+
+int move_drained(struct xb_back *back, struct record *record)
+{
+    if (!is_flush(record) || !back->file)
+        return move_data(back, record);
+    record->flushing = 1;
+    return submit(back, record, XB_FILE_FDATASYNC, 0);
 }
 
 static void count_request(struct xb_back *back, const struct record *record)
@@ -213,19 +247,81 @@ static void count_request(struct xb_back *back, const struct record *record)
     }
 }
 
-int move_begin(struct xb_back *back, struct record *record)
+/* With its segments in private memory. */
+static int begin(struct xb_back *back, struct record *record, const struct loan *loan, struct iovec *iov)
 {
-    const struct xb_back_config *config = &back->config;
-    uint8_t operation = record->request.operation;
+    record->loan = *loan;
+    record->iov = iov;
+    if (!xb_blkif_check(&record->request, loan->segments, &back->disk, &record->nr_sectors))
+        return done(record, XB_BLKIF_ERROR);
+    if (record->request.operation == XB_BLKIF_WRITE_BARRIER && back->file && xb_file_in_flight(back->file) > 0) {
+        back->draining = record;
+        return 0;
+    }
+    return move_drained(back, record);
+}
 
-    if (operation != XB_BLKIF_READ && operation != XB_BLKIF_WRITE && operation != XB_BLKIF_FLUSH_DISKCACHE)
+static int begin_direct(struct xb_back *back, struct record *record)
+{
+    const struct loan loan = {
+        .segments = record->request.segments,
+        .lent = record->few_lent,
+        .nr_segments = record->request.nr_segments,
+        .readonly = !is_read(record),
+    };
+
+    if (!is_read(record) && record->request.operation != XB_BLKIF_WRITE && !is_flush(record))
         return done(record, XB_BLKIF_EOPNOTSUPP);
     count_request(back, record);
-    if (!xb_blkif_check(&record->request, config->disk_sectors, config->read_only, &record->nr_sectors))
+    if (!xb_blkif_check_count(record->request.operation, record->request.nr_segments, SEGMENTS_MAX))
         return done(record, XB_BLKIF_ERROR);
-    if (operation == XB_BLKIF_FLUSH_DISKCACHE && back->file) {
-        record->flushing = 1;
-        return submit(back, record, XB_FILE_FDATASYNC);
-    }
-    return move_data(back, record);
+    return begin(back, record, &loan, record->few_iov);
+}
+
+/* From here on it is the read or write that it stands for. */
+static int begin_indirect(struct xb_back *back, struct record *record)
+{
+    struct xb_blkif_request *request = &record->request;
+    struct loan loan = {
+        .segments = record->many.segments, .lent = record->many.lent, .nr_segments = request->nr_segments};
+
+    request->operation = request->indirect_op;
+    loan.readonly = !is_read(record);
+    if (request->operation != XB_BLKIF_READ && request->operation != XB_BLKIF_WRITE)
+        return done(record, XB_BLKIF_ERROR);
+    count_request(back, record);
+    if (!xb_blkif_check_count(request->operation, request->nr_segments, back->config.max_indirect_segments) ||
+        !lend_read_segments(back, record))
+        return done(record, XB_BLKIF_ERROR);
+    return begin(back, record, &loan, record->many.iov);
+}
+
+/* In line, as nothing of the guest's waits for it but the discard. */
+static int discard(struct xb_back *back, struct record *record)
+{
+    const struct xb_blkif_request *request = &record->request;
+    uint64_t count = request->nr_sectors * SECTOR_BYTES;
+    int32_t error = 0;
+
+    if (!xb_blkif_check_discard_range(request, &back->disk))
+        return done(record, XB_BLKIF_ERROR);
+    back->counters->ds_req++;
+    if (!back->config.can_discard)
+        return done(record, XB_BLKIF_EOPNOTSUPP);
+    if (!xb_blkif_check_discard_sectors(request, &back->disk))
+        return done(record, XB_BLKIF_ERROR);
+    if (count > 0 && back->config.disk_memory)
+        xb_discard_memory((uint8_t *)back->config.disk_memory + offset_of(record), count);
+    else if (count > 0)
+        error = xb_discard_file(back->config.disk_fd, offset_of(record), count);
+    return done(record, error == 0 ? XB_BLKIF_OKAY : error == -EOPNOTSUPP ? XB_BLKIF_EOPNOTSUPP : XB_BLKIF_ERROR);
+}
+
+int move_begin(struct xb_back *back, struct record *record)
+{
+    if (record->request.operation == XB_BLKIF_DISCARD)
+        return discard(back, record);
+    if (record->request.operation == XB_BLKIF_INDIRECT && back->config.max_indirect_segments > 0)
+        return begin_indirect(back, record);
+    return begin_direct(back, record);
 }

@@ -4,6 +4,7 @@ import errno
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from xenblk._native import ffi, lib
@@ -11,6 +12,7 @@ from xenblk.abi import SECTOR_SIZE
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.parameters import PURGE_INTERVAL_S, BackendParameters
 from xenblk.blkback.ring_thread import start_thread
+from xenblk.blkif import BlkifOp
 from xenblk.counters import Counters
 from xenblk.disk import FileDisk, MemoryDisk
 from xenblk.errors import UsageError
@@ -24,6 +26,8 @@ NativeDisk = MemoryDisk | FileDisk
 
 class NativeServer:
     """Serves one ring of one disk. `run` in the ring's thread, `stop` from any; `close` when `run` has returned.
+
+    `unsupported` is told as PythonEngine's is, after the batch.
 
     Kept pages are purged by `start`'s thread; without it, by whoever calls `purge`.
 
@@ -42,7 +46,9 @@ class NativeServer:
         *,
         persistent: bool,
         charging: Charging | None = None,
+        unsupported: Callable[[int], None] | None = None,
     ) -> None:
+        self._unsupported = unsupported or (lambda _operation: None)
         self._ring = ring
         self._channel = channel
         self._charging = charging
@@ -64,6 +70,7 @@ class NativeServer:
         config.unused_timeout_ns = int(parameters.persistent_grant_unused_seconds * 1e9)
         config.secret = secrets.randbits(64)
         config.poll_us = parameters.poll_us
+        config.max_indirect_segments = parameters.max_indirect_segments
         config.nr_records = parameters.records_per_page * ring.nr_pages
         config.charged_by_hand = charging is not None
         self._native: Any = lib.xb_back_create(config)
@@ -79,11 +86,18 @@ class NativeServer:
 
     def run(self) -> None:
         """Serve until `stop`. RingPeerError if the guest published an impossible index: the ring is finished then."""
-        while (ended := lib.xb_back_run(self._native)) == lib.XB_BACK_LIVE:
-            self._tell_live()
-        self._tell_live()
+        while (ended := lib.xb_back_run(self._native)) in (lib.XB_BACK_LIVE, lib.XB_BACK_UNSUPPORTED):
+            self._tell()
+        self._tell()
         if ended == lib.XB_RING_BROKEN:
             raise self._ring.broken()
+
+    def _tell(self) -> None:
+        self._tell_live()
+        operations = lib.xb_back_unsupported(self._native)
+        for operation in (BlkifOp.WRITE_BARRIER, BlkifOp.FLUSH_DISKCACHE):
+            if operations & 1 << operation:
+                self._unsupported(operation)
 
     def _tell_live(self) -> None:
         user_id = ffi.new("uint64_t *")
@@ -97,7 +111,7 @@ class NativeServer:
         RingPeerError as `run`.
         """
         served = lib.xb_back_serve(self._native, time.monotonic_ns() if now_ns is None else now_ns)
-        self._tell_live()
+        self._tell()
         if served < 0:
             raise self._ring.broken()
         return served > 0, bool(lib.xb_back_final_check(self._native))
@@ -111,6 +125,10 @@ class NativeServer:
     def purge(self, now_ns: int) -> int:
         """Unmap what was kept for too long or is too much; how many pages that were."""
         return int(lib.xb_back_purge(self._native, now_ns))
+
+    def resize(self, size: int) -> None:
+        """The file has another size now, in bytes; from any thread."""
+        lib.xb_back_resize(self._native, size // SECTOR_SIZE)
 
     def stop(self) -> None:
         """Let `run` return soon."""
@@ -155,7 +173,9 @@ class _Purger(threading.Thread):
 
 def _set_disk(config: Any, disk: NativeDisk) -> None:
     config.disk_sectors = disk.size // SECTOR_SIZE
+    config.sector_bytes = disk.sector_size
     config.read_only = disk.read_only
+    config.can_discard = disk.discard_granularity > 0
     if isinstance(disk, MemoryDisk):
         with ffi.from_buffer(disk.memory) as memory:
             config.disk_memory = memory

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Final
 
 from xenblk.blkback.charging import RECORDS_PER_PAGE_MAX
+from xenblk.blkif import BLKIF_MAX_INDIRECT_SEGMENTS
 from xenblk.engines import ENGINES, POLL_US, check_engine
 from xenblk.errors import UsageError
 
@@ -20,6 +21,7 @@ class BackendParameters:
     `grant_copy` moves data by grant copy and maps no data page at all; it rules `feature_persistent` out.
     `engine` is "native", for memory and files, or "python"; a disk written in Python always has the Python engine.
     `poll_us` bounds how long a native ring thread polls before it sleeps, 0 never. `direct` opens files with O_DIRECT.
+    `max_indirect_segments` is how many segments a request may have in pages of its own, 0 for no such requests.
     `records_per_page` is how many requests per page of a ring may be in work at a time.
     `default_protocol` is what a frontend without a `protocol` node speaks: x86_32-abi to Linux on x86.
     """
@@ -34,6 +36,7 @@ class BackendParameters:
     poll_us: int = POLL_US
     direct: bool = False
     records_per_page: int = RECORDS_PER_PAGE_MAX
+    max_indirect_segments: int = 256
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_persistent_grants <= 1 << 20:
@@ -49,6 +52,10 @@ class BackendParameters:
         check_engine(self.engine, self.poll_us)
         if not 1 <= self.records_per_page <= RECORDS_PER_PAGE_MAX:
             raise UsageError(f"records_per_page is 1 to {RECORDS_PER_PAGE_MAX}, not {self.records_per_page}")
+        if not 0 <= self.max_indirect_segments <= BLKIF_MAX_INDIRECT_SEGMENTS:
+            raise UsageError(
+                f"max_indirect_segments is 0 to {BLKIF_MAX_INDIRECT_SEGMENTS}, not {self.max_indirect_segments}"
+            )
 
     @property
     def offers_persistent(self) -> bool:

@@ -26,14 +26,18 @@ static struct record *pop(struct record_stack *owned)
     return record;
 }
 
-void records_init(struct xb_back *back, uint8_t *bounce)
+void records_init(struct xb_back *back, const struct many *many, uint8_t *bounce)
 {
     struct record_stack *stack = back->config.charged_by_hand ? &back->spent : &back->free;
 
     for (uint32_t i = back->config.nr_records; i-- > 0;) {
+        struct record *record = &back->records[i];
+        size_t at = (size_t)i * back->config.max_indirect_segments;
+
+        record->many = (struct many){many->segments + at, many->lent + at, many->iov + at};
         if (bounce)
-            back->records[i].bounce = bounce + (size_t)i * BOUNCE_BYTES;
-        push(stack, &back->records[i]);
+            record->bounce = bounce + (size_t)i * back->max_segments * PAGE_BYTES;
+        push(stack, record);
     }
 }
 

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from engines.twins import FIRST_GOOD, NR_GOOD, NativeTwin, PythonTwin, Setup
+from engines.sides import FIRST_GOOD, NR_GOOD, NativeTwin, PythonTwin, Setup
 
 from xenblk.blkif import BlkifOp, BlkifRequest, BlkifResponse, BlkifSegment, BlkifStatus
 

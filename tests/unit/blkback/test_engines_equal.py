@@ -51,7 +51,7 @@ def test_charges_are_used_in_order_and_what_is_left_is_discarded() -> None:
 
 def test_a_difference_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an engine that counts one sector too few; the test would pass with engines that do nothing, too."""
-    monkeypatch.setattr("xenblk.blkback.engine._sectors", lambda request: max(0, 8 * len(request.segments) - 1))
+    monkeypatch.setattr("xenblk.blkback.engine.count_sectors", lambda segments: max(0, 8 * len(segments) - 1))
     ask = ["ask", READ, 1, 2, 1, [[8, 0, 7]]]
     with pytest.raises(AssertionError, match="rd_sect"):
         check([ask, ["serve"]])

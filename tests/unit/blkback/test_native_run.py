@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from engines.twins import NativeTwin, Setup
+from engines.sides import NativeTwin, Setup
 
 from xenblk.errors import RingPeerError
 

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from xenblk._native import ffi, lib
 from xenblk.abi import GrantRef
-from xenblk.blkback.engine import PythonEngine
+from xenblk.blkback.checks import (
+    check_count,
+    check_discard_range,
+    check_discard_sectors,
+    check_place,
+    check_segments,
+)
 from xenblk.blkif import (
     X86_32,
     X86_64,
@@ -19,6 +25,8 @@ from xenblk.blkif import (
     BlkifSegment,
     DiscardRequest,
     IndirectRequest,
+    pack_segments,
+    parse_segments,
 )
 from xenblk.disk import MemoryDisk
 from xenblk.errors import BlkifPeerError
@@ -62,7 +70,7 @@ def test_any_bytes(found: tuple[Abi, bytes]) -> None:
 
 SEGMENT = st.builds(BlkifSegment, st.integers(0, 9).map(GrantRef), st.integers(0, 9), st.integers(0, 9))
 WHERE = st.one_of(st.integers(0, SECTORS + 10), st.integers((1 << 64) - 100, (1 << 64) - 1))
-OPERATION = st.sampled_from((BlkifOp.READ, BlkifOp.WRITE, BlkifOp.FLUSH_DISKCACHE))
+OPERATION = st.sampled_from((BlkifOp.READ, BlkifOp.WRITE, BlkifOp.WRITE_BARRIER, BlkifOp.FLUSH_DISKCACHE))
 WHOLE = (BlkifSegment(GrantRef(1), 0, 7),)
 
 
@@ -78,23 +86,66 @@ WHOLE = (BlkifSegment(GrantRef(1), 0, 7),)
     ),
     ABIS,
     st.booleans(),
+    st.sampled_from([512, 4096]),
 )
-@example(BlkifRequest(BlkifOp.READ, 0, 1, SECTORS - 8, 1, WHOLE), X86_64, True)
-@example(BlkifRequest(BlkifOp.READ, 0, 1, SECTORS - 7, 1, WHOLE), X86_64, True)
-@example(BlkifRequest(BlkifOp.WRITE, 0, 1, (1 << 64) - 8, 1, WHOLE), X86_64, False)
-@example(BlkifRequest(BlkifOp.FLUSH_DISKCACHE, 0, 1, 1 << 63, 0, ()), X86_64, False)
-def test_what_is_refused(request: BlkifRequest, abi: Abi, read_only: bool) -> None:
-    disk = MemoryDisk(SECTORS * 512, read_only=read_only)
-    engine = PythonEngine(None, abi, disk, None, None)  # type: ignore[arg-type]
-    try:
-        engine._check(request)
-        allowed = 1
-    except BlkifPeerError:
-        allowed = 0
-    nr_sectors = ffi.new("uint32_t *")
-    assert lib.xb_blkif_check(_parse(abi, abi.pack_request(request)), SECTORS, read_only, nr_sectors) == allowed
+@example(BlkifRequest(BlkifOp.READ, 0, 1, SECTORS - 8, 1, WHOLE), X86_64, True, 512)
+@example(BlkifRequest(BlkifOp.READ, 0, 1, SECTORS - 7, 1, WHOLE), X86_64, True, 512)
+@example(BlkifRequest(BlkifOp.WRITE, 0, 1, (1 << 64) - 8, 1, WHOLE), X86_64, False, 512)
+@example(BlkifRequest(BlkifOp.READ, 0, 1, 4, 1, WHOLE), X86_64, True, 4096)
+@example(BlkifRequest(BlkifOp.FLUSH_DISKCACHE, 0, 1, 1 << 63, 0, ()), X86_64, False, 512)
+def test_what_is_refused(request: BlkifRequest, abi: Abi, read_only: bool, sector_size: int) -> None:
+    allowed = _is_allowed(request, MemoryDisk(SECTORS * 512, read_only=read_only, sector_size=sector_size))
+    native, nr_sectors = _parse(abi, abi.pack_request(request)), ffi.new("uint32_t *")
+    disk = _native_disk(read_only, sector_size)
+    counted = lib.xb_blkif_check_count(request.operation, request.nr_segments, 11)
+    assert (counted and lib.xb_blkif_check(native, native.segments, disk, nr_sectors)) == allowed
     if allowed:
         assert nr_sectors[0] == sum(s.last_sect - s.first_sect + 1 for s in request.segments)
+
+
+def _is_allowed(request: BlkifRequest, disk: MemoryDisk) -> bool:
+    try:
+        check_count(request.operation, request.nr_segments, 11)
+        check_segments(request)
+        check_place(request, disk)
+    except BlkifPeerError:
+        return False
+    return True
+
+
+def _native_disk(read_only: bool, sector_size: int) -> Any:
+    return ffi.new(
+        "struct xb_blkif_disk *", {"sectors": SECTORS, "unit_sectors": sector_size // 512, "read_only": read_only}
+    )
+
+
+@given(WHERE, st.one_of(st.integers(0, 20), WHERE), ABIS, st.booleans(), st.sampled_from([512, 4096]))
+def test_which_discards_are_refused(sector: int, nr_sectors: int, abi: Abi, read_only: bool, sector_size: int) -> None:
+    disk = MemoryDisk(SECTORS * 512, read_only=read_only, sector_size=sector_size)
+    request = DiscardRequest(0, 1, sector, nr_sectors)
+    native, native_disk = _parse(abi, abi.pack_request(request)), _native_disk(read_only, sector_size)
+    for python, c in [
+        (check_discard_range, lib.xb_blkif_check_discard_range),
+        (check_discard_sectors, lib.xb_blkif_check_discard_sectors),
+    ]:
+        try:
+            python(request, disk)
+            allowed = True
+        except BlkifPeerError:
+            allowed = False
+        assert c(native, native_disk) == allowed
+
+
+@given(st.binary(min_size=0, max_size=512 * 8).map(lambda data: data[: len(data) // 8 * 8]))
+@example(bytes(range(256)) * 16)
+def test_segments_of_a_page(table: bytes) -> None:
+    segments = ffi.new("struct xb_blkif_segment[512]")
+    lib.xb_blkif_parse_segments(table, len(table) // 8, segments)
+    parsed = parse_segments(table)
+    assert [(s.gref, s.first_sect, s.last_sect) for s in segments][: len(parsed)] == [
+        (s.gref, s.first_sect, s.last_sect) for s in parsed
+    ]
+    assert parse_segments(pack_segments(parsed)) == parsed
 
 
 @given(ABIS, st.integers(0, (1 << 64) - 1), st.integers(0, 255), st.sampled_from((0, -1, -2)))

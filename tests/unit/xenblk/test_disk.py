@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import xenblk.disk
+import xenblk.image
 from xenblk.disk import Disk, FileDisk, MemoryDisk, ObjectDisk, open_disk, parse_size
 from xenblk.errors import DiskError
 
@@ -222,11 +222,12 @@ def test_nothing_is_read_and_written(disk: Disk) -> None:
 def test_direct_that_does_not_fit(
     direct_image: Path, monkeypatch: pytest.MonkeyPatch, alignment: int, sentence: str
 ) -> None:
-    monkeypatch.setattr(xenblk.disk, "lib", SimpleNamespace(xb_file_direct_alignment=lambda _fd: alignment))
+    monkeypatch.setattr(xenblk.image, "lib", SimpleNamespace(xb_file_direct_alignment=lambda _fd: alignment))
     fds = len(os.listdir("/proc/self/fd"))
     with pytest.raises(DiskError, match=sentence):
         FileDisk(direct_image, direct=True)
     assert len(os.listdir("/proc/self/fd")) == fds
+    monkeypatch.undo()
     FileDisk(direct_image).close()
 
 
