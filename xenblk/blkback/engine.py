@@ -120,8 +120,9 @@ class PythonEngine:
 
     def _answer(self, slot: bytes) -> BlkifResponse:
         request = self._abi.parse_request(slot)
-        is_indirect = isinstance(request, IndirectRequest) and self._max_indirect_segments > 0
-        operation = request.indirect_op if is_indirect else request.operation
+        operation = request.operation
+        if isinstance(request, IndirectRequest) and self._max_indirect_segments > 0:
+            operation = request.indirect_op
         return BlkifResponse(request.id, operation, self._status(request, operation))
 
     def _status(self, request: Request, operation: int) -> BlkifStatus:
