@@ -1,4 +1,4 @@
-"""Starting `xenblk` commands as processes of our own, and making sure that they end.
+"""Programs as processes of our own, `xenblk` commands above all, and making sure that they end.
 
 A command is ready when it printed its first line to standard output. It ends when we stop it; when this process dies,
 however it dies, the host sees the end of its lifeline and ends, and every other command ends with its host.
@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from xenblk.errors import XenblkError
 
@@ -23,48 +23,102 @@ STOP_S: Final = 5.0
 """How long a command may take to end after SIGTERM before it is killed."""
 
 
-class Command:
-    """A running `xenblk` command. `pid`, `readline` and `stop`; XenblkError with its own sentence when it fails."""
+class Program:
+    """A running program in a process group of its own; what it writes is kept, so it never waits for a reader.
 
-    def __init__(self, args: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
-        self._args = list(args)
+    It is over when its process is, and what that leaves in its group is killed. `env` comes on top of this process's
+    environment. OSError if it cannot be started.
+    """
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()) -> None:
+        self.name = Path(argv[0]).name
+        self._lines: list[str] = []
+        self._taken = 0
+        self._silent = False
+        self._buried = False
+        self._last_words = ""
+        self._said = threading.Condition()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "xenblk", *args],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._stderr.close)
+            self._process = subprocess.Popen(
+                list(argv),
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+            undo.pop_all()
+        self._reader = threading.Thread(target=self._listen, name=f"output of {self.name}", daemon=True)
+        self._reader.start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            for line in output:
+                with self._said:
+                    self._lines.append(line.decode(errors="replace").rstrip("\n"))
+                    self._said.notify_all()
+        with self._said:
+            self._silent = True
+            self._said.notify_all()
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
 
-    def readline(self) -> str:
-        """Its next line of output; XenblkError if it ended instead."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise XenblkError(self._why_it_ended())
-        return line.decode().rstrip("\n")
+    def readline(self, timeout_s: float | None = None) -> str:
+        """Its next line of output; XenblkError with its last words if it ended instead, TimeoutError if it is slow."""
+        with self._said:
+            if not self._said.wait_for(lambda: self._taken < len(self._lines) or self._silent, timeout_s):
+                raise TimeoutError(f"`{self.name}` printed no line within {timeout_s:g} s")
+            if self._taken < len(self._lines):
+                self._taken += 1
+                return self._lines[self._taken - 1]
+        raise XenblkError(self._why_it_ended())
 
     def _why_it_ended(self) -> str:
-        status = self._process.wait()
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        status = self.wait()
+        lines = self.stderr().strip().splitlines()
         text = lines[-1].removeprefix("Error: ").removeprefix("xenblk: ") if lines else "it said nothing"
-        return f"`xenblk {self._args[0]}` ended with status {status}: {text}" if status < 0 or not lines else text
+        return f"`{self.name}` ended with status {status}: {text}" if status < 0 or not lines else text
 
-    def wait(self) -> int:
-        """Wait for its end; the exit status."""
-        return self._process.wait()
+    def stdout(self) -> str:
+        """All that it printed so far, also what `readline` returned."""
+        with self._said:
+            return "".join(f"{line}\n" for line in self._lines)
+
+    def stderr(self) -> str:
+        """What it wrote to standard error so far, up to `stop`."""
+        if self._stderr.closed:
+            return self._last_words
+        return os.pread(self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0).decode(errors="replace")
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for its end; the exit status. TimeoutError if it goes on."""
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"`{self.name}` did not end within {timeout_s:g} s") from None
+        self._bury()
+        return status
 
     def running(self) -> bool:
         """Whether it has not ended."""
-        return self._process.poll() is None
+        if self._process.poll() is None:
+            return True
+        self._bury()
+        return False
+
+    def _bury(self) -> None:
+        # Once, as soon as its end is known: later the number may be another group's.
+        if not self._buried:
+            self._buried = True
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -73,26 +127,34 @@ class Command:
     def kill(self) -> None:
         """SIGKILL, for tests of what a crash leaves behind."""
         self._process.kill()
-        self._process.wait()
+        self.wait()
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL if it does not listen; returns when it is gone."""
+        """SIGTERM to its group, then SIGKILL if it does not listen; returns when it is gone."""
         if self.running():
-            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
             try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+                self.wait(STOP_S)
+            except TimeoutError:
+                self.kill()
+        self._reader.join(1.0)  # no longer: who left the group may hold the pipe for ever
+        self._last_words = self.stderr()
         self._stderr.close()
 
-    def __enter__(self) -> "Command":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
         self.stop()
+
+
+class Command(Program):
+    """A running `xenblk` command. XenblkError with its own sentence when it fails."""
+
+    def __init__(self, args: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
+        super().__init__([sys.executable, "-m", "xenblk", *args], pass_fds=pass_fds)
+        self.name = f"xenblk {args[0]}"
 
 
 class HostProcess:

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.checkout
 
 # Top to bottom. A package stands for all its modules, among which imports are free; `xenblk` is its __init__ alone.
 LAYERS = [
-    ["xenblk.__main__"],
+    ["xenblk.__main__", "xenblk.pytest_plugin"],
     ["xenblk.cli"],
     ["xenblk.harness"],
     ["xenblk"],
-    ["xenblk.library"],
+    ["xenblk.library", "xenblk.testing"],
     ["xenblk.processes"],
     ["xenblk.blkback", "xenblk.blkfront", "xenblk.emulated", "xenblk.xen"],
     ["xenblk.platform", "xenblk.toolstack"],
