@@ -62,6 +62,10 @@ class GrantTable:
         assert self._state[ref] != lib.XB_GRANT_FREE, f"access to reference {ref} ends, but it is not allocated"
         return bool(lib.xb_grant_table_end_access(self.native, ref))
 
+    def flags(self, ref: GrantRef) -> int:
+        """The entry's GTF_* bits as they stand: reading (8) and writing (16) say that the other domain has it mapped."""
+        return int(self._entries[ref].flags)
+
     def grants(self, frame: int, nr_frames: int = 1) -> bool:
         """Whether any of these frames is granted to anyone: it must not be used for anything else then."""
         return bool(lib.xb_grant_table_grants(self.native, frame, nr_frames))
