@@ -15,7 +15,7 @@ from xenblk.emulated.rundir import RunDirectory
 from xenblk.harness.conform.case import Case, Registry, expect, fail, require
 from xenblk.harness.conform.frontend_under_test import FrontendKind, FrontendUnderTest
 from xenblk.harness.wire.back_ring import PATIENCE_S, RawBackRing, effective_operation
-from xenblk.harness.wire.backend import RawBackend
+from xenblk.harness.wire.backend import RawBackend, write_nodes
 from xenblk.processes import HostProcess
 from xenblk.xenbus import XenbusState
 
@@ -96,22 +96,22 @@ class FrontendStage:
 
     def finish(self, future: Future[T], what: str) -> T:
         """What the frontend's user gets; the case fails if that takes too long or is an error."""
-        try:
-            return future.result(PATIENCE_S)
-        except TimeoutError:
-            fail(f"{what} did not end within {PATIENCE_S:g} s")
-        except OSError as e:
-            fail(f"{what} failed: {e}")
+        error = self._end(future, what)
+        expect(error is None, f"{what} failed: {error}")
+        return future.result()
 
     def error(self, future: Future[Any], what: str) -> OSError:
         """The error that the frontend's user gets; the case fails if there is none, or it takes too long."""
+        error = self._end(future, what)
+        if not isinstance(error, OSError):
+            fail(f"{what} succeeded" if error is None else f"{what} ended with {type(error).__name__}: {error}")
+        return error
+
+    def _end(self, future: Future[Any], what: str) -> BaseException | None:
         try:
-            future.result(PATIENCE_S)
+            return future.exception(PATIENCE_S)
         except TimeoutError:
             fail(f"{what} did not end within {PATIENCE_S:g} s")
-        except OSError as e:
-            return e
-        fail(f"{what} succeeded")
 
     # Serving
 
@@ -215,6 +215,21 @@ class FrontendStage:
         before = self.ring.req_prod
         self.error(frontend.read(0, SECTOR_SIZE), "a read after the backend broke the protocol")
         expect(self.ring.req_prod == before, "a request was sent to a backend that broke the protocol")
+
+    def follow_to_closed(self) -> None:
+        """An honest backend's part when the frontend closes."""
+        self.backend.await_frontend(XenbusState.CLOSING, XenbusState.CLOSED)
+        self.backend.switch(XenbusState.CLOSING)
+        self.backend.await_frontend(XenbusState.CLOSED)
+        self.backend.disconnect()
+        self.backend.switch(XenbusState.CLOSED)
+
+    def begin_again(self) -> None:
+        """The nodes as after a good end: both ends start over, nothing of the old connection is left to be read."""
+        keys = ("ring-ref", "event-channel", "protocol", "feature-persistent")
+        self.backend.store.transact(lambda store: write_nodes(store, self.backend.frontend_path, dict.fromkeys(keys)))
+        self.backend.store.write(f"{self.backend.frontend_path}/state", str(int(XenbusState.INITIALISING)))
+        self.backend.switch(XenbusState.INITIALISING)
 
     def close(self) -> None:
         """End the frontend, then the backend and its nodes."""

@@ -1,7 +1,7 @@
 """A ring as a backend by hand has it: the indexes and slots as they are in memory, and answers of any kind.
 
-The index rules of io/ring.h are the case's to keep or to break: `take` copies the next slot, `put` writes any bytes over
-the oldest unanswered one, `publish` stores any rsp_prod, `push` is publishing and notifying as an honest backend does.
+The index rules of io/ring.h are the case's to keep or to break: `take` copies the next slot, `put` writes any bytes
+over the oldest unanswered one, `publish` stores any rsp_prod, `push` publishes and notifies in any case.
 Requests are looked for by polling, so that a frontend that forgets to notify is seen, not waited for.
 """
 
@@ -118,7 +118,7 @@ class RawBackRing:
     def ask_for_event(self) -> None:
         """Ask to be notified of the next request, as a backend does before it sleeps."""
         self.req_event = self.req_cons + 1
-        self._full_fence()  # req_event is out before req_prod is looked at again; the frontend: req_prod, then req_event
+        self._full_fence()  # req_event is out before req_prod is read again; the frontend: req_prod, then req_event
 
     def _full_fence(self) -> None:
         # A lock that is taken is a locked instruction (x86) or an acquire and a release (arm64), with the interpreter's

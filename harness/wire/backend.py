@@ -43,6 +43,7 @@ class RawBackend:
         self._platform = platform
         self._domain: ForeignDomain | None = None
         self._mapped: dict[GrantRef, Mapping] = {}
+        self._by_hand: set[Mapping] = set()
         self._undo = contextlib.ExitStack()
 
     # Nodes
@@ -78,7 +79,7 @@ class RawBackend:
             ):
                 store.mkdir(path)
                 store.set_perms(path, [f"n{owner}", f"r{reader}"])
-                _write(store, path, nodes)
+                write_nodes(store, path, nodes)
 
         self.store.transact(make)
 
@@ -89,7 +90,7 @@ class RawBackend:
 
     def write(self, nodes: Nodes) -> None:
         """Write own nodes, in one transaction."""
-        self.store.transact(lambda store: _write(store, self.path, nodes))
+        self.store.transact(lambda store: write_nodes(store, self.path, nodes))
 
     def switch(self, state: XenbusState | str) -> None:
         """Write the own state, in no transaction."""
@@ -159,10 +160,12 @@ class RawBackend:
         (mapping,) = self._mapper.map(self.domain, [ref], readonly)
         if mapping.page is None:
             raise GrantError(f"grant {ref} of domain {self.domid}: {mapping.status.sentence}", mapping.status)
+        self._by_hand.add(mapping)
         return mapping
 
     def unmap(self, mapping: Mapping) -> None:
         """Unmap a page of `map`."""
+        self._by_hand.discard(mapping)
         self._mapper.unmap([mapping])
 
     def is_granted(self, ref: GrantRef, *, for_writing: bool = True) -> bool:
@@ -190,6 +193,7 @@ class RawBackend:
     def let_go(self) -> None:
         """Unmap what is kept."""
         mappings, self._mapped = list(self._mapped.values()), {}
+        self._by_hand.difference_update(mappings)
         self._mapper.unmap(mappings)
 
     def segments(self, request: Request, keep: bool = False) -> Sequence[BlkifSegment]:
@@ -236,17 +240,17 @@ class RawBackend:
                 self.unmap(mapping)
 
     def disconnect(self) -> None:
-        """Unmap rings and pages and close the event channels; the nodes stay as they are."""
+        """Unmap rings and kept pages and close the event channels; nodes, and pages of `map`, stay as they are."""
         self.rings = []
         self.let_go()
         self._undo.close()
-        if self._domain is not None:
-            domain, self._domain = self._domain, None
-            self._platform.release_domain(domain)
 
     def close(self) -> None:
-        """Disconnect, and leave xenstore."""
+        """Disconnect, unmap what is left, and leave xenstore."""
         self.disconnect()
+        if self._domain is not None:
+            self._mapper.unmap([*self._by_hand])
+            self._platform.release_domain(self._domain)
         self.store.close()
 
 
@@ -266,7 +270,8 @@ def _key(keys: NodesMapping[str, str], name: str) -> str:
     return value
 
 
-def _write(store: XenstoreTransaction, path: str, nodes: Nodes) -> None:
+def write_nodes(store: XenstoreTransaction, path: str, nodes: Nodes) -> None:
+    """Write nodes of a directory, and remove those that must not be there."""
     for name, value in nodes.items():
         if value is not None:
             store.write(f"{path}/{name}", value)

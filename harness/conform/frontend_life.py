@@ -1,0 +1,263 @@
+"""Cases for frontends: what a backend cannot do after all, resizing, closing, starting over. Advisories by name."""
+
+import errno
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from xenblk.abi import PAGE_SIZE, SECTOR_SIZE
+from xenblk.blkif import BlkifOp
+from xenblk.harness.conform.case import expect, require
+from xenblk.harness.conform.frontend_stage import CASES, FLUSH, PROPERTIES, SECTORS, FrontendStage
+from xenblk.harness.conform.frontend_under_test import FrontendUnderTest
+from xenblk.harness.wire.back_ring import await_true
+from xenblk.xenbus import XenbusState as S
+
+_DEGRADE = "Linux xen-blkfront.c, blkif_interrupt"
+_CHANGED = "Linux xen-blkfront.c, blkback_changed"
+_RECOVER = "Linux xen-blkfront.c, blkif_recover"
+
+# Degradation
+
+
+def _refused_flush(number: int, status: int, name: str) -> None:
+    @CASES.case(f"F-LIFE-{number:03}", f"a flush answered {name} is a success, and the last one", _DEGRADE)
+    def refused_flush(stage: FrontendStage) -> None:
+        frontend = stage.connect()
+        flushing = frontend.flush()
+        (request,) = stage.take()
+        stage.ring.answer(request, status)
+        stage.finish(flushing, "the flush")
+        stage.finish(frontend.flush(), "the next flush")
+        stage.expect_no_request("another flush was sent")
+        stage.expect_working(frontend)
+
+
+_refused_flush(1, -2, "EOPNOTSUPP")
+_refused_flush(2, -1, "ERROR")
+
+
+@CASES.case("F-LIFE-003", "a barrier answered EOPNOTSUPP is a success, and the last one", _DEGRADE)
+def refused_barrier(stage: FrontendStage) -> None:
+    frontend = stage.connect({"feature-barrier": "1", "feature-flush-cache": "0"})
+    flushing = frontend.flush()
+    await_true(lambda: stage.ring.pending > 0 or flushing.done(), "a flush neither ended nor became a request")
+    require(stage.ring.pending, "this frontend sends no barriers")
+    (request,) = stage.take()
+    require(request.operation == BlkifOp.WRITE_BARRIER, "this frontend sends no barriers")
+    stage.ring.answer(request, -2)
+    stage.finish(flushing, "the flush")
+    stage.finish(frontend.flush(), "the next flush")
+    stage.expect_no_request("another barrier was sent")
+
+
+@CASES.case("F-LIFE-004", "a discard answered EOPNOTSUPP is the last one", _DEGRADE)
+def refused_discard(stage: FrontendStage) -> None:
+    frontend = stage.connect({**FLUSH, "feature-discard": "1"})
+    require(frontend.offers_discard, "this frontend has no discard")
+    discarding = frontend.discard(0, PAGE_SIZE)
+    (request,) = stage.take()
+    stage.ring.answer(request, -2)
+    expect(stage.error(discarding, "the discard").errno == errno.EOPNOTSUPP, "the error is another one")
+    frontend.discard(0, PAGE_SIZE)
+    stage.expect_no_request("another discard was sent")
+    stage.expect_working(frontend)
+
+
+# Resize
+
+
+def _resize(number: int, sectors: int, title: str) -> None:
+    @CASES.case(f"F-LIFE-{number:03}", title, _CHANGED)
+    def resize(stage: FrontendStage) -> None:
+        frontend = stage.connect()
+
+        def both(store: Any) -> None:
+            store.write(f"{stage.backend.path}/sectors", str(sectors))
+            store.write(f"{stage.backend.path}/state", "4")
+
+        stage.backend.store.transact(both)
+        await_true(lambda: frontend.size == sectors * SECTOR_SIZE, f"the user was not told of {sectors} sectors")
+        expect(stage.backend.frontend_state is S.CONNECTED, "the frontend left Connected")
+        stage.expect_working(frontend)
+
+
+_resize(10, 2 * SECTORS, "a disk that grew is larger for its user")
+_resize(11, SECTORS // 2, "a disk that shrank is smaller for its user")
+
+
+# Closing
+
+
+@CASES.case("F-LIFE-020", "a frontend that leaves says Closing, then Closed", "xenbus: frontend's unbind")
+def leaves(stage: FrontendStage) -> None:
+    frontend = stage.connect()
+    stage.expect_working(frontend)
+    closing = frontend.close()
+    stage.backend.await_frontend(S.CLOSING, S.CLOSED)
+    stage.backend.switch(S.CLOSING)
+    stage.backend.await_frontend(S.CLOSED)
+    stage.backend.disconnect()
+    stage.backend.switch(S.CLOSED)
+    stage.finish(closing, "closing")
+
+
+@CASES.case("F-LIFE-021", "after a good end nothing is granted any more", "io/blkif.h, shutdown")
+def nothing_granted(stage: FrontendStage) -> None:
+    frontend = stage.connect({**FLUSH, "feature-persistent": "1"})
+    stage.keep = True
+    stage.serve(*[frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(8)])
+    refs = stage.backend.kept | {int(stage.backend.frontend_keys().get("ring-ref", "8"))}
+    closing = frontend.close()
+    stage.follow_to_closed()
+    stage.finish(closing, "closing")
+    left = [ref for ref in refs if stage.backend.is_granted(ref, for_writing=False)]  # type: ignore[arg-type]
+    expect(not left, f"{len(left)} references are granted still")
+
+
+def _closed_on(number: int, state: S, busy: bool) -> None:
+    how = "with requests in flight" if busy else "while idle"
+
+    @CASES.case(f"F-LIFE-{number:03}", f"the backend's {state.label} {how} closes the frontend", _CHANGED)
+    def closed_on(stage: FrontendStage) -> None:
+        frontend = stage.connect()
+        reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(40 * busy)]
+        if busy:
+            stage.ring.take_many(8)
+        stage.backend.switch(state)
+        stage.backend.await_frontend(S.CLOSED, S.CLOSING)
+        _all_end(stage, reading)
+        stage.error(frontend.read(0, SECTOR_SIZE), "a read after the end")
+
+
+def _all_end(stage: FrontendStage, futures: list[Future[bytes]]) -> None:
+    for future in futures:
+        stage.error(future, "a read without a backend")
+
+
+_closed_on(22, S.CLOSING, busy=False)
+_closed_on(23, S.CLOSING, busy=True)
+_closed_on(24, S.CLOSED, busy=False)
+_closed_on(25, S.CLOSED, busy=True)
+
+
+@CASES.case("F-LIFE-026", "a backend whose nodes are gone ends every operation", "libxl, forced detach")
+def nodes_gone(stage: FrontendStage) -> None:
+    frontend = stage.connect()
+    reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(40)]
+    stage.ring.take_many(8)
+    stage.backend.store.rm(stage.backend.path)
+    _all_end(stage, reading)
+
+
+@CASES.case("F-LIFE-027", "unplugged while responses arrive, each operation ends once", "Linux 6.12.117, unplug race")
+def unplugged(stage: FrontendStage) -> None:
+    frontend = stage.connect()
+    reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(200)]
+    for n in range(60):
+        request = stage.ring.take()
+        stage.ring.answer(request, stage.carry_out(request))
+        if n == 20:
+            stage.backend.switch(S.CLOSING)
+        if n > 20 and not stage.ring.pending:
+            break
+    for future in reading:
+        future.exception(5.0)
+    stage.backend.await_frontend(S.CLOSED)
+
+
+@CASES.case("F-XSA-441", "the channel is closed while events arrive", "XSA-441, CVE-2023-34324")
+def close_in_storm(stage: FrontendStage) -> None:
+    frontend = stage.connect()
+    stage.expect_working(frontend)
+    closing = frontend.close()
+    deadline_s = time.monotonic() + 5.0
+    while stage.backend.frontend_state is not S.CLOSED and time.monotonic() < deadline_s:
+        stage.ring.channel.notify()
+        if stage.backend.frontend_state is S.CLOSING:
+            stage.backend.switch(S.CLOSING)
+    stage.backend.switch(S.CLOSED)
+    for _ in range(200):
+        stage.ring.channel.notify()
+    stage.finish(closing, "closing")
+
+
+@CASES.case("F-XSA-391", "a storm of events without responses stalls nobody", "XSA-391, CVE-2021-28711")
+def storm(stage: FrontendStage) -> None:
+    frontend = stage.connect()
+    for _ in range(5):
+        reading = frontend.read(0, PAGE_SIZE)
+        request = stage.ring.take()
+        for _ in range(2000):
+            stage.ring.channel.notify()
+        stage.ring.answer(request, stage.carry_out(request))
+        stage.finish(reading, "a read in a storm of events")
+
+
+# Starting over
+
+
+@CASES.case("F-LIFE-030", "a closed frontend can be followed by another", "Linux xenbus_reset_frontend")
+def followed(stage: FrontendStage) -> None:
+    for _ in range(5):
+        frontend = stage.connect()
+        stage.expect_working(frontend)
+        closing = frontend.close()
+        stage.follow_to_closed()
+        stage.finish(closing, "closing")
+        stage.begin_again()
+
+
+@CASES.case(
+    "F-LIFE-031", "another connection may have other features", "Linux xen-blkfront.c, blkfront_gather_backend_features"
+)
+def other_features(stage: FrontendStage) -> None:
+    for persistent in ("1", "0", "1"):
+        frontend = stage.connect({**FLUSH, "feature-persistent": persistent})
+        stage.keep = stage.backend.frontend_keys().get("feature-persistent") == persistent == "1"
+        stage.expect_working(frontend)
+        closing = frontend.close()
+        stage.follow_to_closed()
+        stage.finish(closing, "closing")
+        stage.begin_again()
+
+
+def _recovery(number: int, title: str, before: dict[str, str], after: dict[str, str]) -> None:
+    @CASES.case(f"F-LIFE-{number:03}", f"a backend that comes back {title} gets what was in flight", _RECOVER)
+    def recovery(stage: FrontendStage) -> None:
+        frontend = stage.connect({**FLUSH, **before}, recover=True)
+        stage.expect_working(frontend)
+        writing = [frontend.write(n * PAGE_SIZE, bytes([n + 1]) * PAGE_SIZE) for n in range(40)]
+        stage.ring.take_many(10)
+        stage.backend.disconnect()
+        stage.backend.switch(S.CLOSING)
+        stage.backend.await_frontend(S.CLOSED, S.INITIALISING)
+        stage.backend.switch(S.CLOSED)
+        _come_back(stage, {**FLUSH, **after})
+        stage.serve(*writing)
+        for n in range(40):
+            page = stage.image[n * PAGE_SIZE : (n + 1) * PAGE_SIZE]
+            expect(page == bytes([n + 1]) * PAGE_SIZE, f"write {n} is lost")
+        _still_one(stage, frontend)
+
+
+def _come_back(stage: FrontendStage, features: dict[str, str]) -> None:
+    stage.backend.write(features)
+    stage.backend.switch(S.INITWAIT)
+    stage.backend.await_frontend(S.INITIALISED, S.CONNECTED)
+    stage.backend.attach_rings()
+    stage.backend.write({**features, **PROPERTIES})
+    stage.backend.switch(S.CONNECTED)
+
+
+def _still_one(stage: FrontendStage, frontend: FrontendUnderTest) -> None:
+    stage.backend.await_frontend(S.CONNECTED)
+    stage.expect_working(frontend)
+
+
+_PERSISTENT = {"feature-persistent": "1"}
+_INDIRECT = {"feature-max-indirect-segments": "32"}
+_recovery(40, "as it was", {}, {})
+_recovery(41, "without persistence", _PERSISTENT, {"feature-persistent": "0"})
+_recovery(42, "with persistence", {}, _PERSISTENT)
+_recovery(43, "without indirect requests", _INDIRECT, {"feature-max-indirect-segments": "0"})
