@@ -1,6 +1,6 @@
-"""The cases for backends; importing the package registers them all, in this order."""
+"""The cases for backends; importing the package registers them all."""
 
-from xenblk.harness.conform.backend import handshake, keys
+from xenblk.harness.conform.backend import abi, checks, data, flush, handshake, indirect, keys, persistent
 from xenblk.harness.conform.backend.lab import BACKEND, Lab
 
-__all__ = ["BACKEND", "Lab", "handshake", "keys"]
+__all__ = ["BACKEND", "Lab", "abi", "checks", "data", "flush", "handshake", "indirect", "keys", "persistent"]

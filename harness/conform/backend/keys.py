@@ -173,7 +173,6 @@ def _no_protocol(lab: Lab) -> None:
 )
 def _handle(lab: Lab) -> None:
     guest = lab.connected()
-    guest.handle = 0xBEEF
+    guest.request_handle = 0xBEEF
     guest.works()
     expect(guest.frontend.backend_state() is S.CONNECTED, "the backend left Connected")
-    guest.handle = parse_vdev("xvda")

@@ -43,7 +43,7 @@ class Guest:
         self.xen = xen
         self.platform = platform
         self.params = params
-        self.handle = handle
+        self.handle = self.request_handle = handle
         self.frontend = RawFrontend(platform, handle, xen.backend_id)
         self._next_id = 1
 
@@ -145,7 +145,7 @@ class Guest:
     ) -> BlkifRequest:
         """A request; `nr_segments` may lie."""
         count = len(segments) if nr_segments is None else nr_segments
-        return BlkifRequest(operation, self.handle, self.new_id(), sector, count, segments)
+        return BlkifRequest(operation, self.request_handle, self.new_id(), sector, count, segments)
 
     def put(self, *requests: Request | bytes) -> None:
         """Write requests, or the bytes of slots, to the ring; nobody sees them yet."""
