@@ -1,6 +1,32 @@
 """The cases for backends; importing the package registers them all."""
 
-from xenblk.harness.conform.backend import abi, checks, data, flush, handshake, indirect, keys, persistent
+from xenblk.harness.conform.backend import (
+    abi,
+    checks,
+    data,
+    flush,
+    handshake,
+    indirect,
+    keys,
+    life,
+    persistent,
+    queues,
+    ring,
+)
 from xenblk.harness.conform.backend.lab import BACKEND, Lab
 
-__all__ = ["BACKEND", "Lab", "abi", "checks", "data", "flush", "handshake", "indirect", "keys", "persistent"]
+__all__ = [
+    "BACKEND",
+    "Lab",
+    "abi",
+    "checks",
+    "data",
+    "flush",
+    "handshake",
+    "indirect",
+    "keys",
+    "life",
+    "persistent",
+    "queues",
+    "ring",
+]
