@@ -167,6 +167,8 @@ static inline void boot(void)
         .max_persistent_grants = 1056,
         .secret = 0x123456789abcdef,
         .nr_records = NR_ENTS,
+        .max_indirect_segments = XB_BLKIF_INDIRECT_SEGMENTS_MAX,
+        .can_discard = 1,
     };
 }
 
@@ -214,6 +216,39 @@ static inline void ask(uint8_t operation, uint64_t id, uint64_t sector, uint32_t
         memcpy(slot + 24 + i * 8, &ref, sizeof(ref));
         slot[24 + i * 8 + 5] = 7;
     }
+    XB_ASSERT(xb_front_ring_put(&guest.front, slot) == 1);
+}
+
+/* Have `page`, as many whole pages from reference `first` on. */
+static inline void write_segments(uint8_t *page, uint32_t first, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct xb_blkif_segment segment = {.gref = first + i, .last_sect = 7};
+
+        memcpy(page + i * 8, &segment, 8);
+    }
+}
+
+/* Put an indirect request of `count` segments, which stand in the page of reference `table`. */
+static inline void ask_indirect(uint8_t operation, uint64_t id, uint64_t sector, uint32_t table, uint16_t count)
+{
+    uint8_t slot[XB_BLKIF_X86_64_SLOT_BYTES] = {XB_BLKIF_INDIRECT, operation};
+
+    memcpy(slot + 2, &count, sizeof(count));
+    memcpy(slot + 8, &id, sizeof(id));
+    memcpy(slot + 16, &sector, sizeof(sector));
+    memcpy(slot + 28, &table, sizeof(table));
+    XB_ASSERT(xb_front_ring_put(&guest.front, slot) == 1);
+}
+
+/* Put a discard. */
+static inline void ask_discard(uint64_t id, uint64_t sector, uint64_t nr_sectors)
+{
+    uint8_t slot[XB_BLKIF_X86_64_SLOT_BYTES] = {XB_BLKIF_DISCARD};
+
+    memcpy(slot + 8, &id, sizeof(id));
+    memcpy(slot + 16, &sector, sizeof(sector));
+    memcpy(slot + 24, &nr_sectors, sizeof(nr_sectors));
     XB_ASSERT(xb_front_ring_put(&guest.front, slot) == 1);
 }
 

@@ -79,7 +79,8 @@ static void *end_grants(void *unused)
 /* The guest */
 
 struct asked {
-    uint32_t first, count; /* references */
+    uint32_t first, count; /* references of data; behind them one for the segments of an indirect request */
+    uint8_t indirect;
     uint8_t operation;
     uint8_t wrong; /* one of them grants nothing */
 };
@@ -117,16 +118,26 @@ static uint32_t take_run(uint64_t *dice, uint32_t *first)
 
 static int ask_about(uint32_t area, struct asked *asked, uint64_t *dice)
 {
+    uint32_t first;
+
     asked->count = take_run(dice, &asked->first);
     if (asked->count == 0)
         return 0;
+    asked->indirect = asked->count > 1 && roll(dice) % 3 == 0;
+    asked->count -= asked->indirect;
     asked->operation = roll(dice) & 1 ? XB_BLKIF_READ : XB_BLKIF_WRITE;
     asked->wrong = roll(dice) % 16 == 0;
     if (versions[area] == 0)
         asked->operation = XB_BLKIF_WRITE;
     for (uint32_t i = 0; i < asked->count && asked->operation == XB_BLKIF_WRITE; i++)
         fill(asked->first + i, word_of(area, i, versions[area] + !asked->wrong));
-    ask(asked->operation, area, area * AREA_SECTORS, asked->wrong ? NR_REFS : asked->first, (uint8_t)asked->count);
+    first = asked->wrong ? NR_REFS : asked->first;
+    if (asked->indirect) {
+        write_segments(frame(asked->first + asked->count), first, asked->count);
+        ask_indirect(asked->operation, area, area * AREA_SECTORS, asked->first + asked->count,
+                     (uint16_t)asked->count);
+    } else
+        ask(asked->operation, area, area * AREA_SECTORS, first, (uint8_t)asked->count);
     return 1;
 }
 
@@ -141,7 +152,7 @@ static void answered(uint32_t area, const struct asked *asked, int16_t status)
         for (uint32_t i = 0; i < asked->count && i < lengths[area]; i++)
             verify(asked->first + i, word_of(area, i, versions[area]));
     }
-    for (uint32_t i = 0; i < asked->count; i++)
+    for (uint32_t i = 0; i < asked->count + asked->indirect; i++)
         give(asked->first + i);
 }
 
@@ -209,9 +220,14 @@ static void test_requests_in_flight(uint32_t grant_copy)
         guest.config.grant_copy = grant_copy;
         guest.config.persistent = round & 1;
         connect_back();
-        for (uint32_t i = 0; i < 1 + round % NR_ENTS; i++)
-            ask(i % 3 == 2 ? XB_BLKIF_FLUSH_DISKCACHE : i % 3, i, i * AREA_SECTORS, FIRST_REF + i,
-                i % 3 == 2 ? round & 2 : 1 + i % 11);
+        write_segments(frame(NR_REFS - 1), FIRST_REF, 40);
+        for (uint32_t i = 0; i < 1 + round % NR_ENTS; i++) {
+            if (i % 4 == 3)
+                ask_indirect(i & 4 ? XB_BLKIF_READ : XB_BLKIF_WRITE, i, i * AREA_SECTORS, NR_REFS - 1, 40);
+            else
+                ask(i % 4 == 2 ? XB_BLKIF_WRITE_BARRIER + (i & 4) / 4 : i % 4, i, i * AREA_SECTORS, FIRST_REF + i,
+                    i % 4 == 2 ? round & 2 : 1 + i % 11);
+        }
         publish();
         XB_ASSERT(xb_back_serve(guest.back, clock_ns()) > 0);
         disconnect();
