@@ -78,6 +78,7 @@ class Twin:
         self.guest = Guest(X86_32 if setup.x86_32 else X86_64, setup.page_order, setup.maptrack_entries)
         self.counters = Counters()
         self.charges = Charges()
+        self.unsupported: list[int] = []
         self.now_s = 1000
         self._closed = False
         self._path = folder / name
@@ -152,6 +153,7 @@ class PythonTwin(Twin):
             self.counters,
             self._records,
             max_indirect_segments=setup.max_indirect_segments,
+            unsupported=self.unsupported.append,
         )
         self._server = PythonServer(self._engine, self._access, guest.channel, self._records)
 
@@ -204,6 +206,7 @@ class NativeTwin(Twin):
             parameters,
             persistent=setup.persistent and not setup.grant_copy,
             charging=self.charges if setup.charged else None,
+            unsupported=self.unsupported.append,
         )
 
     def serve(self) -> None:

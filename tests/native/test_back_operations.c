@@ -57,7 +57,7 @@ static int16_t serve_one(void)
 
 /* Barriers */
 
-/* Writes that the disk holds, a barrier, and writes behind it, which stay on the ring until those before it are done. */
+/* Reads that the disk holds, a barrier, and writes behind it, which stay on the ring until the reads are done. */
 static void test_barrier(uint32_t nr_before, uint8_t nr_pages)
 {
     uint32_t nr_answered = 0, barrier = nr_before;
