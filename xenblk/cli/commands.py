@@ -8,7 +8,7 @@ import sys
 import click
 
 from xenblk import __version__
-from xenblk.cli import bench, compare, copy, disks, host, xenstored
+from xenblk.cli import bench, compare, conform, copy, disks, host, xenstored
 from xenblk.errors import UsageError, XenblkError
 
 
@@ -25,6 +25,7 @@ for _command in (
     compare.compare,
     copy.copy,
     bench.bench,
+    conform.conform,
     host.host,
     host.backend,
     xenstored.xenstored,

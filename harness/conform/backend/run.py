@@ -1,0 +1,57 @@
+"""Running the cases for backends: who is tested, and where."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from xenblk.engines import ENGINES
+from xenblk.errors import UsageError
+from xenblk.harness.conform.backend import BACKEND, Lab
+from xenblk.harness.conform.case import Case, Outcome, run_cases
+from xenblk.harness.conform.xen import Xen
+from xenblk.processes import Command, HostProcess
+
+DISK: Final = "memory:1M"
+"""What the tested backend is given as `params`; at least 1 MiB, its content of no matter."""
+
+Serve = Callable[[Path], contextlib.AbstractContextManager[Any]]
+"""Serves the disks of domain 0 of the Xen in a run directory for as long as the context lasts."""
+
+
+def doubles() -> Mapping[str, Serve]:
+    """The doubles of known backends, by name."""
+    found: Mapping[str, Serve] = getattr(importlib.import_module("xenblk.harness.doubles"), "BACKENDS", {})
+    return found
+
+
+def backend_names() -> list[str]:
+    """Whom `serving` knows."""
+    return [*ENGINES, *doubles()]
+
+
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[Path]:
+    """The run directory of a Xen of its own that our backend with engine `name`, or the double `name`, serves.
+
+    UsageError for a name that is neither.
+    """
+    if name not in backend_names():
+        raise UsageError(f"a backend is one of {', '.join(backend_names())}, not {name!r}")
+    with HostProcess() as host:
+        if name in ENGINES:
+            with Command(["backend", "--run-dir", str(host.run_dir), "--engine", name]) as backend:
+                backend.readline()
+                yield host.run_dir
+        else:
+            with doubles()[name](host.run_dir):
+                yield host.run_dir
+
+
+def run_backend_cases(
+    run_dir: Path, cases: Iterable[Case[Lab]] | None = None, disk: str = DISK
+) -> Iterator[Outcome[Lab]]:
+    """Run cases, all unless they are said, against whoever serves the disks of domain 0 there."""
+    with Xen(run_dir) as xen:
+        yield from run_cases(BACKEND.select() if cases is None else cases, lambda _case: Lab(xen, disk))

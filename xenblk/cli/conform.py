@@ -1,0 +1,67 @@
+"""`xenblk conform`: whether a driver keeps to blkif, in numbered cases that cite their sources."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from xenblk.errors import UsageError
+from xenblk.harness.conform.backend import BACKEND
+from xenblk.harness.conform.backend.run import DISK, backend_names, run_backend_cases, serving
+from xenblk.harness.conform.case import Case, Outcome, Verdict
+from xenblk.harness.conform.report import cases_table, outcomes_json, outcomes_table
+from xenblk.harness.report import print_table
+
+
+@click.command()
+@click.option("--backend", metavar="NAME", help=f"Test a backend: {', '.join(backend_names())}.")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Test whatever backend serves the disks of domain 0 of the emulated Xen there.",
+)
+@click.option("--disk", default=DISK, show_default=True, help="What the tested backend is given as its disk.")
+@click.option("--case", "patterns", metavar="PATTERN", multiple=True, help="Only cases such as 'B-READ-*'; repeatable.")
+@click.option("--list", "list_only", is_flag=True, help="Show the cases, run none.")
+@click.option(
+    "--json", "as_json", is_flag=True, help='JSON: {"cases": [{"id", "title", "source", "verdict", "detail"}]}.'
+)
+def conform(
+    backend: str | None, run_dir: Path | None, disk: str, patterns: tuple[str, ...], list_only: bool, as_json: bool
+) -> None:
+    """Run the conformance cases for blkif against a backend.
+
+    Each case ends in pass, fail, or not-offered: the backend's nodes do not offer what it is about. The exit status is
+    1 if a case failed.
+    """
+    cases = BACKEND.select(patterns)
+    if list_only:
+        print_table(cases_table(cases))
+        return
+    if (backend is None) == (run_dir is None):
+        raise UsageError("say who is tested: either --backend or --run-dir")
+    with contextlib.ExitStack() as stack:
+        where = run_dir if run_dir is not None else stack.enter_context(serving(str(backend)))
+        outcomes = list(_shown(run_backend_cases(where, cases, disk), cases, quiet=as_json))
+    if as_json:
+        click.echo(outcomes_json(outcomes))
+    else:
+        print_table(outcomes_table(outcomes))
+    if any(outcome.verdict is Verdict.FAIL for outcome in outcomes):
+        sys.exit(1)
+
+
+def _shown(outcomes: Iterator[Outcome[Any]], cases: Sequence[Case[Any]], quiet: bool) -> Iterator[Outcome[Any]]:
+    """Pass outcomes on, with a line on standard error that says how far they are."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(cases[0].id if cases else "", total=len(cases))
+        for outcome in outcomes:
+            bar.update(task, advance=1, description=f"{outcome.case.id} {outcome.verdict.value}")
+            yield outcome
