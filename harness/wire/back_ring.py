@@ -6,33 +6,14 @@ Requests are looked for by polling, so that a frontend that forgets to notify is
 """
 
 import threading
-import time
-from collections.abc import Callable
 from typing import Final
 
 from xenblk.blkif import Abi, BlkifResponse, IndirectRequest, Request
-from xenblk.errors import XenblkError
+from xenblk.harness.wire.deadline import DEADLINE_S, wait_for
 from xenblk.platform import EventChannel
 from xenblk.ring.layout import ring_entries, ring_order
 
-PATIENCE_S: Final = 5.0
-"""How long a peer may take for anything that it must do."""
-
-_POLL_S: Final = 0.0005
 _U32: Final = 0xFFFFFFFF
-
-
-class PeerTimeoutError(XenblkError):
-    """The peer did not do in time what it had to do; the message says what."""
-
-
-def await_true(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
-    """Return once `condition` holds; PeerTimeoutError if that takes longer."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise PeerTimeoutError(f"within {timeout_s:g} s {what}")
-        time.sleep(_POLL_S)
 
 
 class RawBackRing:
@@ -79,7 +60,7 @@ class RawBackRing:
         """req_prod, req_event, rsp_prod, rsp_event."""
         return self._words[0], self._words[1], self._words[2], self._words[3]
 
-    def bytes(self) -> bytes:
+    def content(self) -> bytes:
         """All of the ring's memory."""
         return bytes(self._memory)
 
@@ -100,18 +81,18 @@ class RawBackRing:
         """Requests taken and not answered."""
         return (self.req_cons - self.rsp_prod_pvt) & _U32
 
-    def take_slot(self, timeout_s: float = PATIENCE_S) -> bytes:
-        """A copy of the next request's slot; PeerTimeoutError if none comes."""
-        await_true(lambda: self.pending > 0, "the frontend put no request on the ring", timeout_s)
+    def take_slot(self, timeout_s: float = DEADLINE_S) -> bytes:
+        """A copy of the next request's slot; DeadlineError if none comes."""
+        wait_for(lambda: self.pending > 0, "a request on the ring", timeout_s)
         slot = bytes(self.slot(self.req_cons))
         self.req_cons = (self.req_cons + 1) & _U32
         return slot
 
-    def take(self, timeout_s: float = PATIENCE_S) -> Request:
-        """The next request; PeerTimeoutError if none comes."""
+    def take(self, timeout_s: float = DEADLINE_S) -> Request:
+        """The next request; DeadlineError if none comes."""
         return self.abi.parse_request(self.take_slot(timeout_s))
 
-    def take_many(self, count: int, timeout_s: float = PATIENCE_S) -> list[Request]:
+    def take_many(self, count: int, timeout_s: float = DEADLINE_S) -> list[Request]:
         """So many requests, all of them unanswered."""
         return [self.take(timeout_s) for _ in range(count)]
 

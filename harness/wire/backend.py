@@ -1,4 +1,4 @@
-"""A backend by hand: it makes and writes exactly the nodes that it is told to, and takes each step when it is told to.
+"""A backend by hand: it writes exactly the nodes that it is told to, and takes each step when it is told to.
 
 Nothing follows from anything here: no state is answered, no request served and no grant unmapped on its own. `close`
 gives back whatever was mapped and bound.
@@ -13,10 +13,10 @@ from xenblk.abi import SECTOR_SIZE, Domid, EvtchnPort, GrantRef
 from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE, Abi, BlkifSegment, IndirectRequest, Request
 from xenblk.errors import GrantError, XenblkError, XenstoreError
 from xenblk.grants import ForeignDomain, GrantMapper, Mapping
-from xenblk.harness.wire.back_ring import PATIENCE_S, RawBackRing, await_true
+from xenblk.harness.wire.back_ring import RawBackRing
+from xenblk.harness.wire.deadline import DEADLINE_S, wait_for
 from xenblk.platform import Platform
 from xenblk.toolstack import backend_path, frontend_path
-from xenblk.vdev import vdev_name
 from xenblk.xenbus import XenbusState, parse_state
 from xenblk.xenstore.client import XenstoreTransaction
 
@@ -48,46 +48,6 @@ class RawBackend:
 
     # Nodes
 
-    def make_device(self, back: Nodes | None = None, front: Nodes | None = None) -> None:
-        """The nodes that a toolstack makes, with changes, in one transaction; both states are Initialising."""
-        own = {
-            "frontend": self.frontend_path,
-            "frontend-id": str(self.domid),
-            "online": "1",
-            "removable": "0",
-            "bootable": "1",
-            "state": "1",
-            "dev": vdev_name(self.handle),
-            "type": "phy",
-            "mode": "w",
-            "device-type": "disk",
-            **(back or {}),
-        }
-        peer = {
-            "backend": self.path,
-            "backend-id": str(self._platform.domid),
-            "state": "1",
-            "virtual-device": str(self.handle),
-            "device-type": "disk",
-            **(front or {}),
-        }
-
-        def make(store: XenstoreTransaction) -> None:
-            for path, nodes, owner, reader in (
-                (self.path, own, self._platform.domid, self.domid),
-                (self.frontend_path, peer, self.domid, self._platform.domid),
-            ):
-                store.mkdir(path)
-                store.set_perms(path, [f"n{owner}", f"r{reader}"])
-                write_nodes(store, path, nodes)
-
-        self.store.transact(make)
-
-    def remove_device(self) -> None:
-        """Both directories, as a toolstack that does not ask."""
-        for path in (self.frontend_path, self.path):
-            self.store.prune(path)
-
     def write(self, nodes: Nodes) -> None:
         """Write own nodes, in one transaction."""
         self.store.transact(lambda store: write_nodes(store, self.path, nodes))
@@ -101,10 +61,10 @@ class RawBackend:
         """As it is now."""
         return parse_state(self.store.read(f"{self.frontend_path}/state", ""))
 
-    def await_frontend(self, *states: XenbusState, timeout_s: float = PATIENCE_S) -> XenbusState:
-        """Wait until the frontend is in one of the states; PeerTimeoutError if it is not in time."""
+    def await_frontend(self, *states: XenbusState, timeout_s: float = DEADLINE_S) -> XenbusState:
+        """Wait until the frontend is in one of the states; DeadlineError if it is not in time."""
         names = " or ".join(state.label for state in states)
-        await_true(lambda: self.frontend_state in states, f"the frontend did not go to {names}", timeout_s)
+        wait_for(lambda: self.frontend_state in states, f"the frontend to go to {names}", timeout_s)
         return self.frontend_state
 
     def frontend_keys(self) -> dict[str, str]:

@@ -5,8 +5,8 @@ import random
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE
 from xenblk.blkif import BlkifOp, DiscardRequest, IndirectRequest
 from xenblk.harness.conform.case import expect, require
-from xenblk.harness.conform.frontend_stage import CASES, FLUSH, PERSISTENT, SECTORS, FrontendStage, nr_sectors
-from xenblk.harness.conform.frontend_under_test import FrontendUnderTest
+from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, PERSISTENT, SECTORS, FrontendStage, nr_sectors
+from xenblk.harness.conform.frontend.subject import FrontendUnderTest
 
 _HEADER = "io/blkif.h, struct blkif_request"
 _UNITS = "xen commit 221f2748e8: 512-byte units everywhere"
@@ -18,7 +18,7 @@ def _pattern(seed: int, nr_bytes: int) -> bytes:
     return random.Random(seed).randbytes(nr_bytes)
 
 
-@CASES.case("F-REQ-001", "a read of one sector is one segment of one sector", _HEADER)
+@FRONTEND.case("F-REQ-001", "a read of one sector is one segment of one sector", _HEADER)
 def one_sector(stage: FrontendStage) -> None:
     frontend = stage.connect()
     stage.image[5 * SECTOR_SIZE : 6 * SECTOR_SIZE] = data = _pattern(1, SECTOR_SIZE)
@@ -31,7 +31,7 @@ def one_sector(stage: FrontendStage) -> None:
     expect(stage.finish(reading, "the read") == data, "what was read is not what the backend gave")
 
 
-@CASES.case("F-REQ-002", "a write's data is in its segments", _HEADER)
+@FRONTEND.case("F-REQ-002", "a write's data is in its segments", _HEADER)
 def write(stage: FrontendStage) -> None:
     frontend = stage.connect()
     data = _pattern(2, PAGE_SIZE)
@@ -44,7 +44,7 @@ def write(stage: FrontendStage) -> None:
 
 
 def _sizes(number: int, seed: int, features: dict[str, str], title: str) -> None:
-    @CASES.case(f"F-REQ-{number:03}", title, _HEADER)
+    @FRONTEND.case(f"F-REQ-{number:03}", title, _HEADER)
     def sizes(stage: FrontendStage) -> None:
         frontend = stage.connect(features)
         dice = random.Random(seed)
@@ -66,7 +66,7 @@ _sizes(3, 3, FLUSH, "any size at any sector")
 _sizes(4, 4, {**FLUSH, **PERSISTENT}, "any size at any sector, grants kept")
 
 
-@CASES.case("F-REQ-005", "a large write is split into requests that cover it once", _HEADER)
+@FRONTEND.case("F-REQ-005", "a large write is split into requests that cover it once", _HEADER)
 def split(stage: FrontendStage) -> str:
     frontend = stage.connect()
     data = _pattern(5, 64 * PAGE_SIZE)
@@ -81,7 +81,7 @@ def split(stage: FrontendStage) -> str:
     return f"{len(stage.seen)} requests for 64 pages"
 
 
-@CASES.case("F-REQ-006", "the last sector can be used, and nothing beyond it", _HEADER)
+@FRONTEND.case("F-REQ-006", "the last sector can be used, and nothing beyond it", _HEADER)
 def end_of_disk(stage: FrontendStage) -> None:
     frontend = stage.connect()
     _write_and_read(stage, frontend, (SECTORS - 1) * SECTOR_SIZE, _pattern(6, SECTOR_SIZE))
@@ -91,7 +91,7 @@ def end_of_disk(stage: FrontendStage) -> None:
     expect(stage.ring.req_prod == before, "a request beyond the end was sent")
 
 
-@CASES.case("F-REQ-007", "ids in flight are different", "Linux xen-blkfront.c, blkif_interrupt")
+@FRONTEND.case("F-REQ-007", "ids in flight are different", "Linux xen-blkfront.c, blkif_interrupt")
 def ids(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(16)]
@@ -103,7 +103,7 @@ def ids(stage: FrontendStage) -> None:
         stage.finish(future, "a read")
 
 
-@CASES.case("F-REQ-008", "requests in flight do not share pages", _HEADER)
+@FRONTEND.case("F-REQ-008", "requests in flight do not share pages", _HEADER)
 def pages(stage: FrontendStage) -> None:
     frontend = stage.connect({**FLUSH, **PERSISTENT})
     reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(16)]
@@ -119,14 +119,14 @@ def pages(stage: FrontendStage) -> None:
 # Indirect
 
 
-@CASES.case("F-REQ-020", "no indirect request where none is offered", _INDIRECT)
+@FRONTEND.case("F-REQ-020", "no indirect request where none is offered", _INDIRECT)
 def no_indirect(stage: FrontendStage) -> None:
     frontend = stage.connect()
     stage.serve(frontend.write(0, bytes(64 * PAGE_SIZE)))
     expect(not any(isinstance(request, IndirectRequest) for request in stage.seen), "an indirect request was sent")
 
 
-@CASES.case("F-REQ-021", "no indirect request where no more than 11 segments are offered", _INDIRECT)
+@FRONTEND.case("F-REQ-021", "no indirect request where no more than 11 segments are offered", _INDIRECT)
 def useless_indirect(stage: FrontendStage) -> None:
     frontend = stage.connect({**FLUSH, "feature-max-indirect-segments": "8"})
     stage.serve(frontend.write(0, bytes(64 * PAGE_SIZE)))
@@ -136,7 +136,7 @@ def useless_indirect(stage: FrontendStage) -> None:
 def _indirect(number: int, offered: int, features: dict[str, str]) -> None:
     kept = ", grants kept" if "feature-persistent" in features else ""
 
-    @CASES.case(f"F-REQ-{number:03}", f"indirect requests of at most {offered} segments{kept}", _INDIRECT)
+    @FRONTEND.case(f"F-REQ-{number:03}", f"indirect requests of at most {offered} segments{kept}", _INDIRECT)
     def indirect(stage: FrontendStage) -> str:
         frontend = stage.connect({**features, "feature-max-indirect-segments": str(offered)})
         stage.keep = "feature-persistent" in features
@@ -153,7 +153,7 @@ for _at, (_offered, _features) in enumerate(
     _indirect(_at, _offered, dict(_features))
 
 
-@CASES.case("F-REQ-027", "a flush is never indirect", "io/blkif.h, BLKIF_OP_INDIRECT")
+@FRONTEND.case("F-REQ-027", "a flush is never indirect", "io/blkif.h, BLKIF_OP_INDIRECT")
 def direct_flush(stage: FrontendStage) -> None:
     frontend = stage.connect({**FLUSH, "feature-max-indirect-segments": "256"})
     stage.serve(frontend.flush())
@@ -163,20 +163,20 @@ def direct_flush(stage: FrontendStage) -> None:
 # Units
 
 
-@CASES.case("F-REQ-040", "`sectors` counts 512 bytes whatever `sector-size` is", _UNITS)
+@FRONTEND.case("F-REQ-040", "`sectors` counts 512 bytes whatever `sector-size` is", _UNITS)
 def large_sectors_size(stage: FrontendStage) -> None:
     frontend = stage.connect(properties={"sector-size": "4096", "physical-sector-size": "4096"})
     expect(frontend.size == SECTORS * SECTOR_SIZE, f"the disk has {frontend.size} bytes for its user")
 
 
-@CASES.case("F-REQ-041", "`sector_number` counts 512 bytes whatever `sector-size` is", _UNITS)
+@FRONTEND.case("F-REQ-041", "`sector_number` counts 512 bytes whatever `sector-size` is", _UNITS)
 def large_sectors_number(stage: FrontendStage) -> None:
     frontend = stage.connect(properties={"sector-size": "4096", "physical-sector-size": "4096"})
     _write_and_read(stage, frontend, 7 * PAGE_SIZE, _pattern(41, 2 * PAGE_SIZE))
     expect(stage.seen[0].sector_number == 56, f"sector_number is {stage.seen[0].sector_number} at byte 28672")
 
 
-@CASES.case("F-REQ-042", "no request is smaller than a sector of 4096 bytes", _UNITS)
+@FRONTEND.case("F-REQ-042", "no request is smaller than a sector of 4096 bytes", _UNITS)
 def large_sectors_aligned(stage: FrontendStage) -> None:
     frontend = stage.connect(properties={"sector-size": "4096", "physical-sector-size": "4096"})
     stage.serve_until_done(frontend.write(3 * SECTOR_SIZE, bytes(SECTOR_SIZE)))
@@ -188,7 +188,7 @@ def large_sectors_aligned(stage: FrontendStage) -> None:
 # Flush, discard, read-only
 
 
-@CASES.case("F-REQ-050", "a flush is one request without segments", "io/blkif.h, BLKIF_OP_FLUSH_DISKCACHE")
+@FRONTEND.case("F-REQ-050", "a flush is one request without segments", "io/blkif.h, BLKIF_OP_FLUSH_DISKCACHE")
 def flush(stage: FrontendStage) -> None:
     frontend = stage.connect()
     flushing = frontend.flush()
@@ -199,14 +199,14 @@ def flush(stage: FrontendStage) -> None:
     stage.finish(flushing, "the flush")
 
 
-@CASES.case("F-REQ-051", "a flush that the backend cannot do ends at once", "Linux xen-blkfront.c, blkif_queue_rq")
+@FRONTEND.case("F-REQ-051", "a flush that the backend cannot do ends at once", "Linux xen-blkfront.c, blkif_queue_rq")
 def no_flush(stage: FrontendStage) -> None:
     frontend = stage.connect({"feature-flush-cache": "0", "feature-barrier": "0"})
     stage.finish(frontend.flush(), "a flush that is not offered")
     stage.expect_no_request("a flush was sent to a backend that does not offer it")
 
 
-@CASES.case("F-REQ-052", "a backend with barriers alone is flushed by one", "Linux xen-blkfront.c, flush handling")
+@FRONTEND.case("F-REQ-052", "a backend with barriers alone is flushed by one", "Linux xen-blkfront.c, flush handling")
 def barrier(stage: FrontendStage) -> str:
     frontend = stage.connect({"feature-flush-cache": "0", "feature-barrier": "1"})
     stage.serve(frontend.flush())
@@ -214,7 +214,7 @@ def barrier(stage: FrontendStage) -> str:
     return "a barrier was sent" if stage.seen else "nothing was sent"
 
 
-@CASES.case("F-REQ-060", "a discard counts sectors of 512 bytes", "io/blkif.h, struct blkif_request_discard")
+@FRONTEND.case("F-REQ-060", "a discard counts sectors of 512 bytes", "io/blkif.h, struct blkif_request_discard")
 def discard(stage: FrontendStage) -> None:
     frontend = stage.connect({**FLUSH, **_DISCARD})
     require(frontend.offers_discard, "this frontend has no discard")
@@ -226,7 +226,7 @@ def discard(stage: FrontendStage) -> None:
     expect(request.flag == 0, f"the flag is {request.flag}")
 
 
-@CASES.case("F-REQ-061", "no discard where none is offered", "io/blkif.h, feature-discard")
+@FRONTEND.case("F-REQ-061", "no discard where none is offered", "io/blkif.h, feature-discard")
 def no_discard(stage: FrontendStage) -> None:
     frontend = stage.connect()
     require(frontend.offers_discard, "this frontend has no discard")
@@ -234,7 +234,7 @@ def no_discard(stage: FrontendStage) -> None:
     stage.expect_no_request("a discard was sent to a backend that does not offer it")
 
 
-@CASES.case("F-REQ-070", "a read-only disk is not written to", "io/blkif.h, VDISK_READONLY")
+@FRONTEND.case("F-REQ-070", "a read-only disk is not written to", "io/blkif.h, VDISK_READONLY")
 def read_only(stage: FrontendStage) -> None:
     frontend = stage.connect(properties={"info": "4"})
     expect(frontend.read_only, "its user is not told")

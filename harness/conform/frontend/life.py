@@ -8,9 +8,9 @@ from typing import Any
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE
 from xenblk.blkif import BlkifOp
 from xenblk.harness.conform.case import expect, require
-from xenblk.harness.conform.frontend_stage import CASES, FLUSH, PROPERTIES, SECTORS, FrontendStage
-from xenblk.harness.conform.frontend_under_test import FrontendUnderTest
-from xenblk.harness.wire.back_ring import await_true
+from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, PROPERTIES, SECTORS, FrontendStage
+from xenblk.harness.conform.frontend.subject import FrontendUnderTest
+from xenblk.harness.wire.deadline import wait_for
 from xenblk.xenbus import XenbusState as S
 
 _DEGRADE = "Linux xen-blkfront.c, blkif_interrupt"
@@ -21,7 +21,7 @@ _RECOVER = "Linux xen-blkfront.c, blkif_recover"
 
 
 def _refused_flush(number: int, status: int, name: str) -> None:
-    @CASES.case(f"F-LIFE-{number:03}", f"a flush answered {name} is a success, and the last one", _DEGRADE)
+    @FRONTEND.case(f"F-LIFE-{number:03}", f"a flush answered {name} is a success, and the last one", _DEGRADE)
     def refused_flush(stage: FrontendStage) -> None:
         frontend = stage.connect()
         flushing = frontend.flush()
@@ -37,11 +37,11 @@ _refused_flush(1, -2, "EOPNOTSUPP")
 _refused_flush(2, -1, "ERROR")
 
 
-@CASES.case("F-LIFE-003", "a barrier answered EOPNOTSUPP is a success, and the last one", _DEGRADE)
+@FRONTEND.case("F-LIFE-003", "a barrier answered EOPNOTSUPP is a success, and the last one", _DEGRADE)
 def refused_barrier(stage: FrontendStage) -> None:
     frontend = stage.connect({"feature-barrier": "1", "feature-flush-cache": "0"})
     flushing = frontend.flush()
-    await_true(lambda: stage.ring.pending > 0 or flushing.done(), "a flush neither ended nor became a request")
+    wait_for(lambda: stage.ring.pending > 0 or flushing.done(), "the flush to end or to become a request")
     require(stage.ring.pending, "this frontend sends no barriers")
     (request,) = stage.take()
     require(request.operation == BlkifOp.WRITE_BARRIER, "this frontend sends no barriers")
@@ -51,7 +51,7 @@ def refused_barrier(stage: FrontendStage) -> None:
     stage.expect_no_request("another barrier was sent")
 
 
-@CASES.case("F-LIFE-004", "a discard answered EOPNOTSUPP is the last one", _DEGRADE)
+@FRONTEND.case("F-LIFE-004", "a discard answered EOPNOTSUPP is the last one", _DEGRADE)
 def refused_discard(stage: FrontendStage) -> None:
     frontend = stage.connect({**FLUSH, "feature-discard": "1"})
     require(frontend.offers_discard, "this frontend has no discard")
@@ -68,7 +68,7 @@ def refused_discard(stage: FrontendStage) -> None:
 
 
 def _resize(number: int, sectors: int, title: str) -> None:
-    @CASES.case(f"F-LIFE-{number:03}", title, _CHANGED)
+    @FRONTEND.case(f"F-LIFE-{number:03}", title, _CHANGED)
     def resize(stage: FrontendStage) -> None:
         frontend = stage.connect()
 
@@ -77,7 +77,7 @@ def _resize(number: int, sectors: int, title: str) -> None:
             store.write(f"{stage.backend.path}/state", "4")
 
         stage.backend.store.transact(both)
-        await_true(lambda: frontend.size == sectors * SECTOR_SIZE, f"the user was not told of {sectors} sectors")
+        wait_for(lambda: frontend.size == sectors * SECTOR_SIZE, f"the frontend to tell its user of {sectors} sectors")
         expect(stage.backend.frontend_state is S.CONNECTED, "the frontend left Connected")
         stage.expect_working(frontend)
 
@@ -89,7 +89,7 @@ _resize(11, SECTORS // 2, "a disk that shrank is smaller for its user")
 # Closing
 
 
-@CASES.case("F-LIFE-020", "a frontend that leaves says Closing, then Closed", "xenbus: frontend's unbind")
+@FRONTEND.case("F-LIFE-020", "a frontend that leaves says Closing, then Closed", "xenbus: frontend's unbind")
 def leaves(stage: FrontendStage) -> None:
     frontend = stage.connect()
     stage.expect_working(frontend)
@@ -102,7 +102,7 @@ def leaves(stage: FrontendStage) -> None:
     stage.finish(closing, "closing")
 
 
-@CASES.case("F-LIFE-021", "after a good end nothing is granted any more", "io/blkif.h, shutdown")
+@FRONTEND.case("F-LIFE-021", "after a good end nothing is granted any more", "io/blkif.h, shutdown")
 def nothing_granted(stage: FrontendStage) -> None:
     frontend = stage.connect({**FLUSH, "feature-persistent": "1"})
     stage.keep = True
@@ -118,7 +118,7 @@ def nothing_granted(stage: FrontendStage) -> None:
 def _closed_on(number: int, state: S, busy: bool) -> None:
     how = "with requests in flight" if busy else "while idle"
 
-    @CASES.case(f"F-LIFE-{number:03}", f"the backend's {state.label} {how} closes the frontend", _CHANGED)
+    @FRONTEND.case(f"F-LIFE-{number:03}", f"the backend's {state.label} {how} closes the frontend", _CHANGED)
     def closed_on(stage: FrontendStage) -> None:
         frontend = stage.connect()
         reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(40 * busy)]
@@ -141,7 +141,7 @@ _closed_on(24, S.CLOSED, busy=False)
 _closed_on(25, S.CLOSED, busy=True)
 
 
-@CASES.case("F-LIFE-026", "a backend whose nodes are gone ends every operation", "libxl, forced detach")
+@FRONTEND.case("F-LIFE-026", "a backend whose nodes are gone ends every operation", "libxl, forced detach")
 def nodes_gone(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(40)]
@@ -150,7 +150,7 @@ def nodes_gone(stage: FrontendStage) -> None:
     _all_end(stage, reading)
 
 
-@CASES.case("F-LIFE-027", "unplugged while responses arrive, each operation ends once", "Linux 6.12.117, unplug race")
+@FRONTEND.case("F-LIFE-027", "unplugged while responses arrive, every operation ends", "Linux 6.12.117, unplug race")
 def unplugged(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(200)]
@@ -166,7 +166,7 @@ def unplugged(stage: FrontendStage) -> None:
     stage.backend.await_frontend(S.CLOSED)
 
 
-@CASES.case("F-XSA-441", "the channel is closed while events arrive", "XSA-441, CVE-2023-34324")
+@FRONTEND.case("F-XSA-441", "the channel is closed while events arrive", "XSA-441, CVE-2023-34324")
 def close_in_storm(stage: FrontendStage) -> None:
     frontend = stage.connect()
     stage.expect_working(frontend)
@@ -182,7 +182,7 @@ def close_in_storm(stage: FrontendStage) -> None:
     stage.finish(closing, "closing")
 
 
-@CASES.case("F-XSA-391", "a storm of events without responses stalls nobody", "XSA-391, CVE-2021-28711")
+@FRONTEND.case("F-XSA-391", "a storm of events without responses stalls nobody", "XSA-391, CVE-2021-28711")
 def storm(stage: FrontendStage) -> None:
     frontend = stage.connect()
     for _ in range(5):
@@ -197,7 +197,7 @@ def storm(stage: FrontendStage) -> None:
 # Starting over
 
 
-@CASES.case("F-LIFE-030", "a closed frontend can be followed by another", "Linux xenbus_reset_frontend")
+@FRONTEND.case("F-LIFE-030", "a closed frontend can be followed by another", "Linux xenbus_reset_frontend")
 def followed(stage: FrontendStage) -> None:
     for _ in range(5):
         frontend = stage.connect()
@@ -208,7 +208,7 @@ def followed(stage: FrontendStage) -> None:
         stage.begin_again()
 
 
-@CASES.case(
+@FRONTEND.case(
     "F-LIFE-031", "another connection may have other features", "Linux xen-blkfront.c, blkfront_gather_backend_features"
 )
 def other_features(stage: FrontendStage) -> None:
@@ -223,7 +223,7 @@ def other_features(stage: FrontendStage) -> None:
 
 
 def _recovery(number: int, title: str, before: dict[str, str], after: dict[str, str]) -> None:
-    @CASES.case(f"F-LIFE-{number:03}", f"a backend that comes back {title} gets what was in flight", _RECOVER)
+    @FRONTEND.case(f"F-LIFE-{number:03}", f"a backend that comes back {title} gets what was in flight", _RECOVER)
     def recovery(stage: FrontendStage) -> None:
         frontend = stage.connect({**FLUSH, **before}, recover=True)
         stage.expect_working(frontend)

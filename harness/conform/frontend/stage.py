@@ -4,19 +4,18 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from xenblk.abi import DOM0, PAGE_SIZE, SECTOR_SIZE, SECTORS_PER_PAGE, Domid
+from xenblk.abi import DOM0, PAGE_SIZE, SECTOR_SIZE, SECTORS_PER_PAGE
 from xenblk.blkif import BlkifOp, BlkifSegment, BlkifStatus, DiscardRequest, IndirectRequest, Request
-from xenblk.emulated.control import ControlClient
 from xenblk.emulated.platform import EmulatedPlatform
-from xenblk.emulated.rundir import RunDirectory
 from xenblk.harness.conform.case import Case, Registry, expect, fail, require
-from xenblk.harness.conform.frontend_under_test import FrontendKind, FrontendUnderTest
-from xenblk.harness.wire.back_ring import PATIENCE_S, RawBackRing, effective_operation
+from xenblk.harness.conform.frontend.subject import FrontendKind, FrontendUnderTest
+from xenblk.harness.conform.xen import Xen
+from xenblk.harness.wire.back_ring import RawBackRing, effective_operation
 from xenblk.harness.wire.backend import RawBackend, write_nodes
-from xenblk.processes import HostProcess
+from xenblk.harness.wire.deadline import DEADLINE_S
+from xenblk.platform import Platform
 from xenblk.xenbus import XenbusState
 
 T = TypeVar("T")
@@ -35,8 +34,9 @@ GREFS_RESERVED: Final = 8
 class FrontendStage:
     """What a case has at hand. `image` is the disk as an honest backend serves it."""
 
-    def __init__(self, kind: FrontendKind, host: EmulatedPlatform, guest: EmulatedPlatform) -> None:
+    def __init__(self, kind: FrontendKind, xen: Xen, host: Platform, guest: Platform) -> None:
         self.kind: Final = kind
+        self._xen = xen
         self.guest: Final = guest
         self.backend: Final = RawBackend(host, guest.domid, XVDA)
         self.image: Final = bytearray(SECTORS * SECTOR_SIZE)
@@ -109,9 +109,9 @@ class FrontendStage:
 
     def _end(self, future: Future[Any], what: str) -> BaseException | None:
         try:
-            return future.exception(PATIENCE_S)
+            return future.exception(DEADLINE_S)
         except TimeoutError:
-            fail(f"{what} did not end within {PATIENCE_S:g} s")
+            fail(f"{what} did not end within {DEADLINE_S:g} s")
 
     # Serving
 
@@ -123,9 +123,9 @@ class FrontendStage:
 
     def serve_until_done(self, *futures: Future[Any]) -> None:
         """Be an honest backend until all of these are done, whatever their end is."""
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + DEADLINE_S
         while not all(future.done() for future in futures):
-            expect(time.monotonic() < deadline_s, f"operations did not end within {PATIENCE_S:g} s of honest answers")
+            expect(time.monotonic() < deadline_s, f"operations did not end within {DEADLINE_S:g} s of honest answers")
             if not self.serve_once():
                 time.sleep(0.0002)
 
@@ -159,7 +159,7 @@ class FrontendStage:
 
     def check(self, request: Request) -> list[BlkifSegment]:
         """The segments of a request that is as it must be; the case fails for any other."""
-        expect(request.operation in iter(BlkifOp), f"operation {request.operation} is none of blkif's")
+        expect(request.operation in [*BlkifOp], f"operation {request.operation} is none of blkif's")
         expect(request.handle == XVDA & 0xFFFF, f"`handle` is {request.handle}, not the device's {XVDA}")
         if isinstance(request, DiscardRequest):
             nr = request.nr_sectors
@@ -238,7 +238,7 @@ class FrontendStage:
             stack.callback(self.backend.disconnect)
             for frontend in self._frontends:
                 stack.callback(frontend.stop)
-            stack.callback(self.backend.remove_device)
+            stack.callback(self._xen.remove, self.guest.domid, XVDA)
 
 
 def _check_segment(segment: BlkifSegment) -> None:
@@ -253,45 +253,34 @@ def nr_sectors(segments: list[BlkifSegment]) -> int:
 
 
 class FrontendLab:
-    """An emulated Xen for any number of cases, one after the other."""
+    """Makes stages for one frontend in one Xen, one after the other; nobody else serves disks there."""
 
-    def __init__(self, kind: FrontendKind, run_dir: Path) -> None:
+    def __init__(self, kind: FrontendKind, xen: Xen) -> None:
         self._kind = kind
-        self._run_dir = run_dir
-        self._control = ControlClient(RunDirectory(run_dir).control)
-        self._host = EmulatedPlatform(run_dir, DOM0)
+        self._xen = xen
+        self._host = EmulatedPlatform(xen.run_dir, DOM0)
 
     @contextlib.contextmanager
     def stage(self, _case: Case[FrontendStage]) -> Iterator[FrontendStage]:
-        """A new guest, which ends with the case."""
-        domid = Domid(self._control.call("create", domid=None)[0]["domid"])
-        guest = EmulatedPlatform(self._run_dir, domid)
-        try:
-            stage = FrontendStage(self._kind, self._host, guest)
+        """A new guest with one disk, both gone when the block ends."""
+        with self._xen.guest() as guest:
+            self._xen.attach(guest.domid, XVDA, {}, {})
+            stage = FrontendStage(self._kind, self._xen, self._host, guest)
             try:
-                stage.backend.make_device()
                 yield stage
             finally:
                 stage.close()
-        finally:
-            guest.close()
 
     def close(self) -> None:
         """Leave this Xen."""
         self._host.close()
-        self._control.close()
+
+    def __enter__(self) -> "FrontendLab":
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
 
 
-@contextlib.contextmanager
-def frontend_lab(kind: FrontendKind) -> Iterator[FrontendLab]:
-    """A lab with a Xen of its own."""
-    with HostProcess() as host:
-        lab = FrontendLab(kind, host.run_dir)
-        try:
-            yield lab
-        finally:
-            lab.close()
-
-
-CASES: Final[Registry[FrontendStage]] = Registry()
-"""All cases for frontends; importing xenblk.harness.conform.frontend fills it."""
+FRONTEND: Final[Registry[FrontendStage]] = Registry()
+"""The cases for frontends."""

@@ -1,13 +1,14 @@
 """Cases for frontends: which pages are granted, for how long, and what is in them. Advisories by name."""
 
 import time
-from typing import Final
+from concurrent.futures import Future
+from typing import Any, Final
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, GrantRef
 from xenblk.blkif import BlkifSegment, IndirectRequest, Request
 from xenblk.harness.conform.case import expect, require
-from xenblk.harness.conform.frontend_stage import CASES, FLUSH, FrontendStage
-from xenblk.harness.conform.frontend_under_test import FrontendUnderTest
+from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, FrontendStage
+from xenblk.harness.conform.frontend.subject import FrontendUnderTest
 
 _SPEC: Final = "io/blkif.h, feature-persistent"
 _POOL: Final = "Linux xen-blkfront.c, blkif_completion"
@@ -30,20 +31,22 @@ def _persistent(stage: FrontendStage, **features: str) -> FrontendUnderTest:
 def _not_kept(number: int, front: bool, back: bool) -> None:
     told = f"frontend {int(front)}, backend {int(back)}"
 
-    @CASES.case(f"F-GRANT-{number:03}", f"not persistent ({told}): grants end with their request", _SPEC)
+    @FRONTEND.case(f"F-GRANT-{number:03}", f"not persistent ({told}): grants end with their request", _SPEC)
     def not_kept(stage: FrontendStage) -> None:
-        options = {} if front else {"feature_persistent": False}
-        frontend = stage.connect({**FLUSH, "feature-persistent": str(int(back))}, **options)
-        for start in (frontend.read, None):
-            future = start(0, 3 * PAGE_SIZE) if start else frontend.write(0, bytes(3 * PAGE_SIZE))
-            (request,) = stage.take()
-            refs = _refs(list(stage.backend.segments(request)))
-            for_writing = start is not None
-            expect(all(stage.backend.is_granted(ref, for_writing=for_writing) for ref in refs), "a page is not granted")
-            stage.ring.answer(request)
-            stage.finish(future, "the operation")
-            left = [ref for ref in refs if stage.backend.is_granted(ref, for_writing=False)]
-            expect(not left, f"references {left} are granted still")
+        features = {**FLUSH, "feature-persistent": str(int(back))}
+        frontend = stage.connect(features) if front else stage.connect(features, feature_persistent=False)
+        _ends_with_its_request(stage, frontend.read(0, 3 * PAGE_SIZE), for_writing=True)
+        _ends_with_its_request(stage, frontend.write(0, bytes(3 * PAGE_SIZE)), for_writing=False)
+
+
+def _ends_with_its_request(stage: FrontendStage, future: Future[Any], *, for_writing: bool) -> None:
+    (request,) = stage.take()
+    refs = _refs(list(stage.backend.segments(request)))
+    expect(all(stage.backend.is_granted(ref, for_writing=for_writing) for ref in refs), "a page is not granted")
+    stage.ring.answer(request)
+    stage.finish(future, "the operation")
+    left = [ref for ref in refs if stage.backend.is_granted(ref, for_writing=False)]
+    expect(not left, f"references {left} are granted still")
 
 
 _not_kept(1, front=True, back=False)
@@ -51,15 +54,15 @@ _not_kept(2, front=False, back=True)
 _not_kept(3, front=False, back=False)
 
 
-@CASES.case("F-GRANT-004", "a grant that the backend keeps mapped is used again", _SPEC)
+@FRONTEND.case("F-GRANT-004", "a grant that the backend keeps mapped is used again", _SPEC)
 def kept(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     for n in range(20):
-        stage.serve(frontend.read(n * PAGE_SIZE, PAGE_SIZE), *[])
+        stage.serve(frontend.read(n * PAGE_SIZE, PAGE_SIZE))
     expect(len(stage.backend.kept) == 1, f"20 reads, one at a time, used {len(stage.backend.kept)} pages")
 
 
-@CASES.case("F-GRANT-005", "the pages in use are as many as ever were at once", _POOL)
+@FRONTEND.case("F-GRANT-005", "the pages in use are as many as ever were at once", _POOL)
 def working_set(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     for _ in range(6):
@@ -71,7 +74,7 @@ def working_set(stage: FrontendStage) -> None:
     expect(len(stage.backend.kept) == 8, f"8 reads at a time used {len(stage.backend.kept)} pages")
 
 
-@CASES.case("F-GRANT-006", "the page used last is used first", _POOL)
+@FRONTEND.case("F-GRANT-006", "the page used last is used first", _POOL)
 def last_in_first_out(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     stage.serve(*[frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(4)])
@@ -80,7 +83,7 @@ def last_in_first_out(stage: FrontendStage) -> None:
     expect(_refs(stage.segments_seen[-1]) == last, "another page than the last one was taken")
 
 
-@CASES.case("F-GRANT-007", "kept grants are for writing, also those of writes", "io/blkif.h, note 8")
+@FRONTEND.case("F-GRANT-007", "kept grants are for writing, also those of writes", "io/blkif.h, note 8")
 def writable(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     writing = frontend.write(0, bytes(PAGE_SIZE))
@@ -91,7 +94,7 @@ def writable(stage: FrontendStage) -> None:
     stage.finish(writing, "the write")
 
 
-@CASES.case("F-GRANT-008", "kept pages of descriptors are for writing, and used again", "io/blkif.h, note 8")
+@FRONTEND.case("F-GRANT-008", "kept pages of descriptors are for writing, and used again", "io/blkif.h, note 8")
 def descriptors(stage: FrontendStage) -> None:
     frontend = _persistent(stage, **{"feature-max-indirect-segments": "32"})
     for _ in range(4):
@@ -100,7 +103,7 @@ def descriptors(stage: FrontendStage) -> None:
     expect(len(stage.backend.kept) <= 33, f"{len(stage.backend.kept)} pages for 32 of data and one of descriptors")
 
 
-@CASES.case("F-GRANT-009", "a backend may unmap a kept page at any time", _SPEC)
+@FRONTEND.case("F-GRANT-009", "a backend may unmap a kept page at any time", _SPEC)
 def unmaps(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     for n in range(10):
@@ -109,7 +112,7 @@ def unmaps(stage: FrontendStage) -> None:
             stage.backend.let_go()
 
 
-@CASES.case("F-GRANT-010", "a backend that keeps nothing, though it said so, is served", _SPEC)
+@FRONTEND.case("F-GRANT-010", "a backend that keeps nothing, though it said so, is served", _SPEC)
 def keeps_nothing(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     stage.keep = False
@@ -119,7 +122,7 @@ def keeps_nothing(stage: FrontendStage) -> None:
         expect(stage.image[n * PAGE_SIZE : n * PAGE_SIZE + len(data)] == data, "the data arrived otherwise")
 
 
-@CASES.case("F-GRANT-011", "`feature-persistent` is read once per connection", _SPEC)
+@FRONTEND.case("F-GRANT-011", "`feature-persistent` is read once per connection", _SPEC)
 def flips(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     stage.expect_working(frontend)
@@ -130,7 +133,7 @@ def flips(stage: FrontendStage) -> None:
     expect(len(stage.backend.kept) == 1, "a live connection changed its mind")
 
 
-@CASES.case("F-GRANT-012", "a page kept without persistence: the device is disabled", _POOL)
+@FRONTEND.case("F-GRANT-012", "a page kept without persistence: the device is disabled", _POOL)
 def kept_unasked(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = frontend.read(0, PAGE_SIZE)
@@ -164,7 +167,7 @@ def _zeroed(stage: FrontendStage, frontend: FrontendUnderTest) -> None:
         stage.finish(writing, "the write")
 
 
-@CASES.case("F-XSA-403-1", "a pool page is zero when it is granted first", "XSA-403, CVE-2022-26365")
+@FRONTEND.case("F-XSA-403-1", "a pool page is zero when it is granted first", "XSA-403, CVE-2022-26365")
 def zero_pool(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(32)]
@@ -176,12 +179,12 @@ def zero_pool(stage: FrontendStage) -> None:
         stage.finish(future, "a read")
 
 
-@CASES.case("F-XSA-403-2", "beside a write's data nothing is shown, grants kept", "XSA-403, CVE-2022-33740")
+@FRONTEND.case("F-XSA-403-2", "beside a write's data nothing is shown, grants kept", "XSA-403, CVE-2022-33740")
 def nothing_beside_kept(stage: FrontendStage) -> None:
     _zeroed(stage, _persistent(stage))
 
 
-@CASES.case(
+@FRONTEND.case(
     "F-XSA-403-3", "beside a write's data nothing is shown to a backend that is not trusted", "XSA-403, `trusted`"
 )
 def nothing_beside_untrusted(stage: FrontendStage) -> None:
@@ -190,7 +193,7 @@ def nothing_beside_untrusted(stage: FrontendStage) -> None:
     _zeroed(stage, stage.connect())
 
 
-@CASES.case("F-XSA-403-4", "a page that was used and let go shows nothing old in a new pool", "XSA-403, CVE-2022-33741")
+@FRONTEND.case("F-XSA-403-4", "pages of an old pool show nothing in a new one", "XSA-403, CVE-2022-33741")
 def zero_again(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     stage.serve(*[frontend.write(n * PAGE_SIZE, b"\xee" * PAGE_SIZE) for n in range(8)])
@@ -208,7 +211,7 @@ def zero_again(stage: FrontendStage) -> None:
         stage.finish(future, "a read")
 
 
-@CASES.case("F-XSA-396", "a page that the backend still maps is never used again", "XSA-396, CVE-2022-23036")
+@FRONTEND.case("F-XSA-396", "a page that the backend still maps is never used again", "XSA-396, CVE-2022-23036")
 def mapped_page(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     stage.serve(*[frontend.write(n * PAGE_SIZE, b"\xcc" * PAGE_SIZE) for n in range(4)])

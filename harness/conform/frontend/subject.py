@@ -31,10 +31,17 @@ _POLL_S: Final = 0.002
 class FrontendUnderTest(Protocol):
     """One disk's frontend in a guest. Offsets and lengths are bytes, multiples of 512."""
 
-    size: int
-    """Bytes of the disk, once connected."""
-    read_only: bool
-    offers_discard: bool
+    @property
+    def size(self) -> int:
+        """Bytes of the disk, once connected."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether its user is told that the disk cannot be written."""
+
+    @property
+    def offers_discard(self) -> bool:
+        """Whether `discard` does anything."""
 
     def connect(self) -> Future[None]:
         """Shake hands with the backend."""

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE
 from xenblk.blkif import BlkifOp, IndirectRequest, Request
 from xenblk.harness.conform.case import expect, require
-from xenblk.harness.conform.frontend_stage import CASES, FLUSH, FrontendStage
+from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, FrontendStage
 from xenblk.harness.wire.back_ring import RawBackRing
 
 _CHECKS = "Linux xen-blkfront.c, blkif_interrupt (hardening of 2021)"
@@ -20,7 +20,7 @@ def _one_read(stage: FrontendStage) -> tuple[Future[bytes], Request]:
 
 
 def _refused(status: int, name: str, number: int) -> None:
-    @CASES.case(f"F-RESP-{number:03}", f"{name} is an error of that operation alone", _STATUS)
+    @FRONTEND.case(f"F-RESP-{number:03}", f"{name} is an error of that operation alone", _STATUS)
     def refused(stage: FrontendStage) -> str:
         frontend = stage.connect()
         reading, writing = frontend.read(0, SECTOR_SIZE), frontend.write(PAGE_SIZE, bytes(SECTOR_SIZE))
@@ -37,7 +37,7 @@ _refused(-3, "a status that nobody knows", 3)
 _refused(1, "a positive status", 4)
 
 
-@CASES.case("F-RESP-005", "one request of many fails the operation that it is of", _STATUS)
+@FRONTEND.case("F-RESP-005", "one request of many fails the operation that it is of", _STATUS)
 def one_of_many(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = frontend.read(0, 40 * PAGE_SIZE)
@@ -49,7 +49,7 @@ def one_of_many(stage: FrontendStage) -> None:
 
 
 def _padding(number: int, fill: int) -> None:
-    @CASES.case(f"F-RESP-{number:03}", f"padding of {fill:#04x} in a response is ignored", "io/blkif.h, blkif_response")
+    @FRONTEND.case(f"F-RESP-{number:03}", f"padding of {fill:#04x} is ignored", "io/blkif.h, blkif_response")
     def padding(stage: FrontendStage) -> None:
         reading, request = _one_read(stage)
         stage.ring.answer(request, padding=fill)
@@ -60,12 +60,12 @@ _padding(6, 0xFF)
 _padding(7, 0xA5)
 
 
-@CASES.case("F-RESP-008", "an indirect request is answered with its inner operation", "io/blkif.h, BLKIF_OP_INDIRECT")
+@FRONTEND.case("F-RESP-008", "an indirect request's answer has its inner operation", "io/blkif.h, BLKIF_OP_INDIRECT")
 def inner_operation(stage: FrontendStage) -> None:
     _indirect(stage, lambda ring, request: ring.answer(request), honest=True)
 
 
-@CASES.case("F-RESP-009", "an indirect request answered with operation 6 is no answer", _CHECKS)
+@FRONTEND.case("F-RESP-009", "an indirect request answered with operation 6 is no answer", _CHECKS)
 def outer_operation(stage: FrontendStage) -> None:
     _indirect(stage, lambda ring, request: ring.answer(request, operation=BlkifOp.INDIRECT), honest=False)
 
@@ -86,7 +86,7 @@ def _indirect(stage: FrontendStage, answer: Callable[[RawBackRing, Request], Non
 def _impossible(number: int, title: str, answer: Callable[[RawBackRing, Request], None]) -> None:
     """A backend that breaks the protocol is trusted no more: the operation fails, and so does all that comes later."""
 
-    @CASES.case(f"F-RESP-{number:03}", f"{title}: the device is disabled", _CHECKS)
+    @FRONTEND.case(f"F-RESP-{number:03}", f"{title}: the device is disabled", _CHECKS)
     def impossible(stage: FrontendStage) -> str:
         frontend = stage.connect()
         reading = frontend.read(0, SECTOR_SIZE)
@@ -121,7 +121,7 @@ _impossible(28, "an operation that nobody knows", lambda ring, request: ring.ans
 _impossible(29, "two answers, the first to nothing", _twice)
 
 
-@CASES.case("F-RESP-030", "an answer that came before: the device is disabled", _CHECKS)
+@FRONTEND.case("F-RESP-030", "an answer that came before: the device is disabled", _CHECKS)
 def duplicate(stage: FrontendStage) -> None:
     frontend = stage.connect()
     first, second = frontend.read(0, SECTOR_SIZE), frontend.read(PAGE_SIZE, SECTOR_SIZE)
@@ -133,7 +133,7 @@ def duplicate(stage: FrontendStage) -> None:
     stage.expect_disabled(frontend)
 
 
-@CASES.case("F-RESP-031", "what was answered before the fault is not lost", _CHECKS)
+@FRONTEND.case("F-RESP-031", "what was answered before the fault is not lost", _CHECKS)
 def before_the_fault(stage: FrontendStage) -> None:
     frontend = stage.connect()
     stage.image[:PAGE_SIZE] = b"\x11" * PAGE_SIZE
@@ -147,7 +147,7 @@ def before_the_fault(stage: FrontendStage) -> None:
     stage.expect_disabled(frontend)
 
 
-@CASES.case("F-RESP-032", "a response that changes after it was published is read once", _CHECKS)
+@FRONTEND.case("F-RESP-032", "a response that changes after it was published is read once", _CHECKS)
 def changes(stage: FrontendStage) -> None:
     frontend = stage.connect()
     for _ in range(30):
@@ -165,7 +165,7 @@ def changes(stage: FrontendStage) -> None:
     stage.expect_working(frontend)
 
 
-@CASES.case("F-RESP-033", "a disabled device can be closed", _CHECKS)
+@FRONTEND.case("F-RESP-033", "a disabled device can be closed", _CHECKS)
 def close_disabled(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = frontend.read(0, SECTOR_SIZE)

@@ -3,14 +3,14 @@
 import time
 
 from xenblk.harness.conform.case import expect, fail
-from xenblk.harness.conform.frontend_stage import CASES, FLUSH, PROPERTIES, QUIET_S, FrontendStage
+from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, PROPERTIES, QUIET_S, FrontendStage
 from xenblk.xenbus import XenbusState as S
 
 _HEADER = "io/blkif.h, state diagrams"
 _LINUX = "Linux xen-blkfront.c, blkback_changed"
 
 
-@CASES.case("F-STATE-001", "before InitWait, only default transport parameters are used", _HEADER)
+@FRONTEND.case("F-STATE-001", "before InitWait, only default transport parameters are used", _HEADER)
 def before_initwait(stage: FrontendStage) -> str:
     stage.backend.write({"max-ring-page-order": "4", "multi-queue-max-queues": "4"})
     stage.start().connect()
@@ -24,13 +24,13 @@ def before_initwait(stage: FrontendStage) -> str:
     return f"it went to {state.label} on its own"
 
 
-@CASES.case("F-STATE-002", "Initialised or Connected follows InitWait", _HEADER)
+@FRONTEND.case("F-STATE-002", "Initialised or Connected follows InitWait", _HEADER)
 def follows_initwait(stage: FrontendStage) -> str:
     stage.set_up(stage.start())
     return f"it went to {stage.backend.frontend_state.label}"
 
 
-@CASES.case("F-STATE-003", "Initialised lasts until the backend is Connected", _HEADER)
+@FRONTEND.case("F-STATE-003", "Initialised lasts until the backend is Connected", _HEADER)
 def waits_for_connected(stage: FrontendStage) -> None:
     connecting = stage.set_up(stage.start())
     if stage.backend.frontend_state is S.CONNECTED:
@@ -40,12 +40,12 @@ def waits_for_connected(stage: FrontendStage) -> None:
     expect(not connecting.done(), "its user may use the disk before the backend is Connected")
 
 
-@CASES.case("F-STATE-004", "Connected follows the backend's Connected", _HEADER)
+@FRONTEND.case("F-STATE-004", "Connected follows the backend's Connected", _HEADER)
 def connected(stage: FrontendStage) -> None:
     stage.expect_working(stage.connect())
 
 
-@CASES.case("F-STATE-005", "InitWait seen twice sets up one ring", "Linux commit a9b54bb9")
+@FRONTEND.case("F-STATE-005", "InitWait seen twice sets up one ring", "Linux commit a9b54bb9")
 def initwait_twice(stage: FrontendStage) -> None:
     frontend = stage.start()
     connecting = stage.set_up(frontend)
@@ -60,7 +60,7 @@ def initwait_twice(stage: FrontendStage) -> None:
     stage.expect_working(frontend)
 
 
-@CASES.case("F-STATE-006", "a backend that skips InitWait is connected to", _LINUX)
+@FRONTEND.case("F-STATE-006", "a backend that skips InitWait is connected to", _LINUX)
 def straight_to_connected(stage: FrontendStage) -> None:
     stage.backend.write({**FLUSH, **PROPERTIES})
     frontend = stage.start()
@@ -73,7 +73,7 @@ def straight_to_connected(stage: FrontendStage) -> None:
 
 
 def _ignored(state: S) -> None:
-    @CASES.case(f"F-STATE-01{int(state)}", f"a Connected frontend ignores the backend's {state.label}", _LINUX)
+    @FRONTEND.case(f"F-STATE-01{int(state)}", f"a Connected frontend ignores the backend's {state.label}", _LINUX)
     def ignored(stage: FrontendStage) -> None:
         frontend = stage.connect()
         stage.backend.switch(state)
@@ -86,7 +86,7 @@ for _state in (S.INITIALISING, S.INITWAIT, S.INITIALISED, S.RECONFIGURING, S.REC
     _ignored(_state)
 
 
-@CASES.case("F-STATE-020", "a state that is no number is no state", "xenbus_read_driver_state")
+@FRONTEND.case("F-STATE-020", "a state that is no number is no state", "xenbus_read_driver_state")
 def garbled_state(stage: FrontendStage) -> None:
     frontend = stage.start()
     connecting = frontend.connect()
@@ -97,7 +97,7 @@ def garbled_state(stage: FrontendStage) -> None:
     stage.expect_working(frontend)
 
 
-@CASES.case("F-STATE-021", "a state written again and again changes nothing", _LINUX)
+@FRONTEND.case("F-STATE-021", "a state written again and again changes nothing", _LINUX)
 def state_storm(stage: FrontendStage) -> None:
     frontend = stage.connect()
     keys = stage.backend.frontend_keys()
@@ -110,7 +110,7 @@ def state_storm(stage: FrontendStage) -> None:
 def _property(number: int, name: str, value: str | None) -> None:
     how = "missing" if value is None else f"{value!r}"
 
-    @CASES.case(f"F-STATE-{number:03}", f"`{name}` {how} at Connected is no reason to guess", _LINUX)
+    @FRONTEND.case(f"F-STATE-{number:03}", f"`{name}` {how} at Connected is no reason to guess", _LINUX)
     def bad_property(stage: FrontendStage) -> str:
         frontend = stage.start()
         connecting = stage.set_up(frontend)

@@ -4,23 +4,22 @@ import time
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE
 from xenblk.harness.conform.case import expect
-from xenblk.harness.conform.frontend_stage import CASES, FLUSH, PERSISTENT, QUIET_S, FrontendStage
-from xenblk.harness.wire.back_ring import await_true
+from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, PERSISTENT, QUIET_S, FrontendStage
+from xenblk.harness.wire.deadline import wait_for
 
 _RING = "io/ring.h"
 _PUSH = "io/ring.h, RING_PUSH_REQUESTS_AND_CHECK_NOTIFY"
 
 
 def _full_ring(number: int, order: int) -> None:
-    @CASES.case(f"F-RING-{number:03}", f"a ring of order {order} takes what fits, and the rest later", _RING)
+    @FRONTEND.case(f"F-RING-{number:03}", f"a ring of order {order} takes what fits, and the rest later", _RING)
     def full(stage: FrontendStage) -> None:
         features = {**FLUSH, "max-ring-page-order": "4", "max-ring-pages": "16"}
-        options = {"ring_page_order": order} if order else {}
-        frontend = stage.connect(features if order else FLUSH, **options)
+        frontend = stage.connect(features, ring_page_order=order) if order else stage.connect()
         size = 32 << order
         expect(stage.ring.nr_ents == size, f"the ring has {stage.ring.nr_ents} slots")
         reading = [frontend.read(n % 1000 * PAGE_SIZE, SECTOR_SIZE) for n in range(size + 20)]
-        await_true(lambda: stage.ring.pending == size, "the ring was not filled")
+        wait_for(lambda: stage.ring.pending == size, "a full ring")
         time.sleep(QUIET_S)
         expect(stage.ring.pending == size, f"{stage.ring.pending} requests are out, on {size} slots")
         stage.serve(*reading)
@@ -30,7 +29,7 @@ for _order in (0, 1, 2, 4):
     _full_ring(1 + _order, _order)
 
 
-@CASES.case("F-RING-010", "the request that the backend waits for is notified", _PUSH)
+@FRONTEND.case("F-RING-010", "the request that the backend waits for is notified", _PUSH)
 def notifies(stage: FrontendStage) -> None:
     frontend = stage.connect()
     for _ in range(5):
@@ -42,7 +41,7 @@ def notifies(stage: FrontendStage) -> None:
         stage.serve(reading)
 
 
-@CASES.case("F-RING-011", "a request before the one that the backend waits for is not notified", _PUSH)
+@FRONTEND.case("F-RING-011", "a request before the one that the backend waits for is not notified", _PUSH)
 def holds(stage: FrontendStage) -> None:
     frontend = stage.connect()
     stage.ring.req_event = stage.ring.req_cons + 5
@@ -55,7 +54,7 @@ def holds(stage: FrontendStage) -> None:
     stage.finish(reading, "the read")
 
 
-@CASES.case("F-RING-012", "a batch that passes the awaited request is notified", _PUSH)
+@FRONTEND.case("F-RING-012", "a batch that passes the awaited request is notified", _PUSH)
 def batch(stage: FrontendStage) -> None:
     frontend = stage.connect()
     stage.ring.req_event = stage.ring.req_cons + 3
@@ -66,23 +65,23 @@ def batch(stage: FrontendStage) -> None:
     stage.serve(*reading)
 
 
-@CASES.case("F-RING-013", "before it sleeps it asks for an event at the next response", "io/ring.h, RING_FINAL_CHECK")
+@FRONTEND.case("F-RING-013", "before it sleeps it asks for the next response's event", "io/ring.h, RING_FINAL_CHECK")
 def asks(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = [frontend.read(n * PAGE_SIZE, SECTOR_SIZE) for n in range(2)]
     requests = stage.take(2)
     for request in requests:
         answered = stage.ring.rsp_prod_pvt
-        await_true(
+        wait_for(
             lambda answered=answered: stage.ring.rsp_event == answered + 1,  # type: ignore[misc]
-            f"rsp_event is {stage.ring.rsp_event}, with {answered} responses and more to come",
+            f"rsp_event {answered + 1}, before it sleeps with requests in flight",
         )
         stage.ring.answer(request)
     for future in reading:
         stage.finish(future, "a read")
 
 
-@CASES.case("F-RING-014", "no wake-up is lost by a backend that notifies as the event index asks", _RING)
+@FRONTEND.case("F-RING-014", "no wake-up is lost by a backend that notifies as the event index asks", _RING)
 def no_lost_wakeup(stage: FrontendStage) -> None:
     frontend = stage.connect()
     for n in range(200):
@@ -94,7 +93,7 @@ def no_lost_wakeup(stage: FrontendStage) -> None:
         stage.finish(reading, f"read {n}")
 
 
-@CASES.case("F-RING-015", "many responses with one event", _RING)
+@FRONTEND.case("F-RING-015", "many responses with one event", _RING)
 def one_event(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = [frontend.read(n * PAGE_SIZE, SECTOR_SIZE) for n in range(20)]
@@ -105,7 +104,7 @@ def one_event(stage: FrontendStage) -> None:
         stage.finish(future, "a read")
 
 
-@CASES.case("F-RING-016", "responses in any order", "io/blkif.h, struct blkif_response")
+@FRONTEND.case("F-RING-016", "responses in any order", "io/blkif.h, struct blkif_response")
 def any_order(stage: FrontendStage) -> None:
     frontend = stage.connect({**FLUSH, **PERSISTENT})
     for n in range(16):
@@ -117,7 +116,7 @@ def any_order(stage: FrontendStage) -> None:
         expect(stage.finish(future, f"read {n}") == bytes([n + 1]) * PAGE_SIZE, f"read {n} got another's data")
 
 
-@CASES.case("F-RING-017", "a late response is waited for", _RING)
+@FRONTEND.case("F-RING-017", "a late response is waited for", _RING)
 def late(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = frontend.read(0, SECTOR_SIZE)
@@ -128,7 +127,7 @@ def late(stage: FrontendStage) -> None:
     stage.finish(reading, "the read")
 
 
-@CASES.case("F-RING-018", "events without a reason do no harm", "event channels may be spurious at any time")
+@FRONTEND.case("F-RING-018", "events without a reason do no harm", "event channels may be spurious at any time")
 def spurious(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = frontend.read(0, SECTOR_SIZE)
@@ -141,7 +140,7 @@ def spurious(stage: FrontendStage) -> None:
     stage.finish(reading, "the read")
 
 
-@CASES.case("F-RING-019", "a ring used for many rounds", _RING)
+@FRONTEND.case("F-RING-019", "a ring used for many rounds", _RING)
 def rounds(stage: FrontendStage) -> None:
     frontend = stage.connect()
     for _ in range(8):
@@ -149,7 +148,7 @@ def rounds(stage: FrontendStage) -> None:
     expect(stage.ring.req_prod == stage.ring.rsp_prod == 256, "requests and responses do not match")
 
 
-@CASES.case("F-RING-020", "requests that straddle the pages of a ring are whole", "ring of order 2: slot 72")
+@FRONTEND.case("F-RING-020", "requests that straddle the pages of a ring are whole", "ring of order 2: slot 72")
 def straddling(stage: FrontendStage) -> None:
     features = {**FLUSH, "max-ring-page-order": "4", "max-ring-pages": "16"}
     frontend = stage.connect(features, ring_page_order=2)
