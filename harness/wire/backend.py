@@ -12,7 +12,7 @@ from typing import Final
 from xenblk.abi import SECTOR_SIZE, Domid, EvtchnPort, GrantRef
 from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE, Abi, BlkifSegment, IndirectRequest, Request
 from xenblk.errors import GrantError, XenblkError, XenstoreError
-from xenblk.grants import ForeignDomain, GrantMapper, Mapping
+from xenblk.grants import CopySegment, ForeignDomain, GrantMapper, GrantStatus, Mapping
 from xenblk.harness.wire.back_ring import RawBackRing
 from xenblk.harness.wire.deadline import DEADLINE_S, wait_for
 from xenblk.platform import Platform
@@ -89,13 +89,17 @@ class RawBackend:
         abi = self.abi()
         for queue in range(nr_queues):
             prefix = f"queue-{queue}/" if nr_queues > 1 else ""
-            refs = ring_refs(keys, prefix)
-            channel = self._platform.bind_interdomain(self.domid, EvtchnPort(int(_key(keys, f"{prefix}event-channel"))))
-            self._undo.callback(channel.close)
-            region = self._mapper.map_region(self.domain, refs)
-            self._undo.callback(region.unmap)
-            self.rings.append(RawBackRing(region.view, abi, channel))
+            self.attach_ring(ring_refs(keys, prefix), EvtchnPort(int(_key(keys, f"{prefix}event-channel"))), abi)
         return self.rings
+
+    def attach_ring(self, refs: Sequence[GrantRef], port: EvtchnPort, abi: Abi) -> RawBackRing:
+        """Map one more ring and bind its event channel; GrantError or HostError if that cannot be done."""
+        channel = self._platform.bind_interdomain(self.domid, port)
+        self._undo.callback(channel.close)
+        region = self._mapper.map_region(self.domain, refs)
+        self._undo.callback(region.unmap)
+        self.rings.append(RawBackRing(region.view, abi, channel))
+        return self.rings[-1]
 
     @property
     def ring(self) -> RawBackRing:
@@ -198,6 +202,16 @@ class RawBackend:
             at += end - start
             if mapping is not None:
                 self.unmap(mapping)
+
+    def copy(self, segments: Sequence[BlkifSegment], buffers: Sequence[memoryview], *, to_grant: bool) -> None:
+        """Have Xen copy between segments and buffers of their lengths; GrantError if it refuses one."""
+        pieces = [
+            CopySegment(segment.gref, segment.first_sect * SECTOR_SIZE, buffer, to_grant)
+            for segment, buffer in zip(segments, buffers, strict=True)
+        ]
+        for piece, status in zip(pieces, self._mapper.copy(self.domain, pieces), strict=True):
+            if status != GrantStatus.OKAY:
+                raise GrantError(f"grant {piece.ref} of domain {self.domid}: {status.sentence}", status)
 
     def disconnect(self) -> None:
         """Unmap rings and kept pages and close the event channels; nodes, and pages of `map`, stay as they are."""

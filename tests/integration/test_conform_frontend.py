@@ -52,7 +52,7 @@ def test_nothing_is_left_behind(xen: Xen) -> None:
     before = _descriptors()
     run(xen, frontend_kind("native"), "F-STATE-00*", "F-RESP-02*", "F-LIFE-02*", "F-GRANT-012", "F-XSA-396")
     assert _descriptors() <= before
-    assert not xen.store.exists("/local/domain/0/backend/vbd")
+    assert not xen.store.directory("/local/domain/0/backend/vbd")
 
 
 def _descriptors() -> int:

@@ -1,0 +1,137 @@
+"""In what known backends differ on the wire, as a table: a row per backend, a field per difference.
+
+What a source says nothing of is as in Linux. Sources: Linux xen-blkback (6.12), QEMU hw/block/xen-block.c and
+dataplane/xen-block.c, blktap's drivers/td-req.c and tapback, FreeBSD sys/dev/xen/blkback/blkback.c.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Final
+
+from xenblk.blkif import X86_32, X86_64, Abi, BlkifOp, BlkifStatus
+
+_READ_WRITE: Final = {BlkifOp.READ, BlkifOp.WRITE}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackendQuirks:
+    """How one backend behaves. Nodes may hold {sectors}, {sector_size} and {info}, which the disk fills in."""
+
+    name: str
+    default_abi: Abi
+    """What a frontend without `protocol` speaks."""
+    refuses_unknown_protocol: bool
+    """Otherwise an unknown `protocol` means the native one."""
+    order_renames_ring_ref: bool
+    """With `ring-page-order` 0 spelled out, the only page is `ring-ref0` instead of `ring-ref`."""
+    max_ring_page_order: int
+    operations: frozenset[BlkifOp]
+    unknown_status: BlkifStatus
+    """The answer to every other operation."""
+    probe_nodes: Mapping[str, str]
+    """Before InitWait."""
+    connect_nodes: Mapping[str, str]
+    """Before Connected."""
+    max_queues: int = 1
+    max_indirect_segments: int = 0
+    max_persistent_grants: int = 0
+    """Per ring; 0 is a backend that keeps nothing."""
+    copies: bool = False
+    """Has Xen copy instead of mapping pages."""
+    strict_persistent_key: bool = False
+    """A `feature-persistent` that is neither 0 nor 1 is refused."""
+    refuses_empty: bool = True
+    """A read or write of no segments is an error."""
+    refuses_states: bool = False
+    """A frontend in InitWait, Reconfiguring or Reconfigured is refused."""
+    wide_units: bool = False
+    """`sectors` and sector_number count sectors of `sector-size` bytes, not of 512."""
+    wide_segments: bool = False
+    """So do first_sect and last_sect."""
+    wants_large_sectors: bool = False
+    """With other sectors than 512 bytes the frontend must write `feature-large-sector-size`."""
+    failure_nodes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Written, beside the error, when a connection cannot be set up."""
+
+
+_PROPERTIES: Final = {"sectors": "{sectors}", "sector-size": "{sector_size}", "info": "{info}"}
+
+LINUX: Final = BackendQuirks(
+    name="linux",
+    default_abi=X86_32,
+    refuses_unknown_protocol=True,
+    order_renames_ring_ref=True,
+    max_ring_page_order=4,
+    operations=frozenset(BlkifOp),
+    unknown_status=BlkifStatus.EOPNOTSUPP,
+    probe_nodes={
+        "feature-max-indirect-segments": "256",
+        "multi-queue-max-queues": "4",
+        "max-ring-page-order": "4",
+        "feature-flush-cache": "1",
+        "feature-barrier": "1",
+        "feature-discard": "1",
+        "discard-granularity": "{sector_size}",
+        "discard-alignment": "0",
+        "discard-secure": "0",
+    },
+    connect_nodes={**_PROPERTIES, "physical-sector-size": "{sector_size}", "feature-persistent": "1"},
+    max_queues=4,
+    max_indirect_segments=256,
+    max_persistent_grants=1056,
+    refuses_states=True,
+)
+
+QEMU: Final = BackendQuirks(
+    name="qemu",
+    default_abi=X86_64,
+    refuses_unknown_protocol=False,
+    order_renames_ring_ref=True,
+    max_ring_page_order=4,
+    operations=frozenset(_READ_WRITE | {BlkifOp.FLUSH_DISKCACHE, BlkifOp.DISCARD}),
+    unknown_status=BlkifStatus.ERROR,
+    probe_nodes={
+        **_PROPERTIES,
+        "feature-flush-cache": "1",
+        "feature-discard": "1",
+        "discard-granularity": "{sector_size}",
+        "discard-alignment": "0",
+        "max-ring-page-order": "4",
+    },
+    connect_nodes={},
+    copies=True,
+    refuses_empty=False,
+    wide_units=True,
+    wide_segments=True,
+    wants_large_sectors=True,
+)
+
+TAPDISK: Final = BackendQuirks(
+    name="tapdisk",
+    default_abi=X86_32,
+    refuses_unknown_protocol=True,
+    order_renames_ring_ref=False,
+    max_ring_page_order=3,
+    operations=frozenset(_READ_WRITE | {BlkifOp.WRITE_BARRIER}),
+    unknown_status=BlkifStatus.EOPNOTSUPP,
+    probe_nodes={"max-ring-page-order": "3", "feature-barrier": "1"},
+    connect_nodes=_PROPERTIES,
+    copies=True,
+    strict_persistent_key=True,
+)
+
+FREEBSD: Final = BackendQuirks(
+    name="freebsd",
+    default_abi=X86_64,
+    refuses_unknown_protocol=True,
+    order_renames_ring_ref=False,
+    max_ring_page_order=5,
+    operations=frozenset(_READ_WRITE | {BlkifOp.WRITE_BARRIER, BlkifOp.FLUSH_DISKCACHE}),
+    unknown_status=BlkifStatus.ERROR,
+    probe_nodes={"feature-barrier": "1", "feature-flush-cache": "1", "max-ring-page-order": "5"},
+    connect_nodes=_PROPERTIES,
+    wide_units=True,
+    failure_nodes={"hotplug-status": "error", "online": "0"},
+)
+
+QUIRKS: Final = {quirks.name: quirks for quirks in (LINUX, QEMU, TAPDISK, FREEBSD)}
