@@ -105,12 +105,14 @@ def test_a_full_ring_is_answered_in_one_batch_with_one_notification(make: Callab
     assert bench.counters.snapshot()["notify_sent"] == 1
 
 
-def test_response_padding_is_zero(make: Callable[..., Bench], abi: Abi) -> None:
-    bench = make(abi)
+@pytest.mark.parametrize("operation", [READ, 6, 99])
+def test_xsa_216_response_padding_is_zero(make: Callable[..., Bench], abi: Abi, operation: int) -> None:
+    bench = make(abi, max_indirect_segments=0)
     bench.page[64:] = b"\xaa" * (4096 - 64)
-    bench.ask(BlkifRequest(READ, 0, 1, 0, 1, (WHOLE,)))
+    (answer,) = bench.ask(BlkifRequest(operation, 0, 1, 0, 1, (WHOLE,)))
     size = 16 if abi is X86_64 else 12
-    assert bytes(bench.page[64 : 64 + size]) == abi.pack_response(BlkifResponse(1, READ, OKAY))[:size]
+    status = OKAY if operation == READ else EOPNOTSUPP
+    assert bytes(bench.page[64 : 64 + size]) == abi.pack_response(BlkifResponse(answer.id, operation, status))[:size]
     assert bench.page[64 + 9] == 0
 
 

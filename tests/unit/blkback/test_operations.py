@@ -51,7 +51,7 @@ def test_what_a_discard_may_not_do(make: Make, abi: Abi) -> None:
     assert bench.twin.content() == before
 
 
-def test_a_discard_of_a_read_only_disk(make: Make, abi: Abi) -> None:
+def test_cve_2013_2140_a_discard_of_a_read_only_disk(make: Make, abi: Abi) -> None:
     bench = make(abi, read_only=True)
     before = bench.twin.content()
     assert [bench.discard(0, 8), bench.discard(0, 0)] == [ERROR, ERROR]
@@ -166,17 +166,36 @@ def test_pages_of_segments_may_be_granted_read_only(make: Make, abi: Abi, grant_
     assert bytes(bench.memory(9)) == bench.disk.pread(4096, 0)
 
 
-@pytest.mark.parametrize("position", [0, 10, 11, 100, 255])
 @pytest.mark.parametrize("persistent", [False, True])
-def test_one_bad_reference_among_256(make: Make, abi: Abi, position: int, persistent: bool) -> None:
+def test_xsa_361_365_371_one_bad_reference_among_256(make: Make, abi: Abi, persistent: bool) -> None:
+    """An error, no page left mapped but those that are kept, and none in use."""
     bench = make(abi, persistent=persistent)
-    segments = first_sectors(256)
-    segments[position] = BlkifSegment(GrantRef(0xFFFFFFFF), 0, 0)
     before = bench.twin.content()
-    assert bench.indirect(WRITE, *segments) == ERROR
-    assert bench.twin.content() == before
-    assert bench.count("wr_sect") == bench.count("persistent_in_use") == 0
-    assert bench.guest.pins() == bench.count("persistent_current")
+    for position in [*range(0, 256, 15), 10, 11]:
+        segments = first_sectors(256)
+        segments[position] = BlkifSegment(GrantRef(0xFFFFFFFF), 0, 0)
+        assert bench.indirect(WRITE, *segments) == ERROR
+        assert bench.twin.content() == before
+        assert bench.count("wr_sect") == bench.count("persistent_in_use") == 0
+        assert bench.guest.pins() == bench.count("persistent_current")
+        assert persistent or bench.guest.pins() == 0
+        assert bench.indirect(WRITE, *segments[:position] or [WHOLE], sector=0) == OKAY
+        assert bench.disk.pread(512, 0) == bytes(512), "an empty page of the guest's"
+        bench.disk.pwrite(before, 0)
+        bench.counters.wr_sect = 0
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_pages_that_are_many_things(make: Make, abi: Abi, persistent: bool) -> None:
+    """A page of segments as data of its own request, and as two pages of segments: each is served."""
+    bench = make(abi, persistent=persistent, max_indirect_segments=1024)
+    assert bench.indirect(READ, BlkifSegment(GrantRef(FIRST_TABLE), 0, 7)) == OKAY
+    assert bytes(bench.table(0)) == bench.disk.pread(4096, 0)
+    bench.table(0)[:] = b"".join(bytes([8 + at % 40, 0, 0, 0, 0, 0, 0, 0]) for at in range(512))
+    refs = (FIRST_TABLE, FIRST_TABLE)
+    assert bench.indirect(READ, nr_segments=600, refs=refs) == ERROR, "600 sectors are more than the disk has"
+    assert bench.count("map_pages") - bench.count("unmap_pages") == (1 if persistent else 0)
+    assert bench.indirect(READ, WHOLE, WHOLE) == OKAY
 
 
 def test_an_indirect_request_wrong_in_two_ways(make: Make, abi: Abi) -> None:
@@ -192,17 +211,19 @@ def test_an_indirect_request_wrong_in_two_ways(make: Make, abi: Abi) -> None:
     assert (bench.count("map_ops"), bench.count("map_pages")) == (2, 1), "read-only before the data's pages"
 
 
+@pytest.mark.parametrize("page_order", range(5))
 @pytest.mark.parametrize("count", [1, 11, 12, 22, 23, 100, 256])
-def test_what_an_indirect_request_maps(make: Make, count: int) -> None:
-    bench = make(X86_64)
+def test_what_an_indirect_request_maps(make: Make, count: int, page_order: int) -> None:
+    bench = make(X86_64, page_order=page_order)
     assert bench.indirect(READ, *first_sectors(count)) == OKAY
     assert (bench.count("map_pages"), bench.count("unmap_pages")) == (count + 1, count + 1)
     assert (bench.count("map_ops"), bench.count("unmap_ops")) == (-(-count // 11) + 1, 2)
 
 
+@pytest.mark.parametrize("page_order", range(5))
 @pytest.mark.parametrize("count", [1, 11])
-def test_what_a_direct_request_maps(make: Make, count: int) -> None:
-    bench = make(X86_64)
+def test_what_a_direct_request_maps(make: Make, count: int, page_order: int) -> None:
+    bench = make(X86_64, page_order=page_order)
     assert bench.status(READ, *first_sectors(count)) == OKAY
     assert [bench.count(f"{name}_pages") for name in ("map", "unmap")] == [count, count]
     assert [bench.count(f"{name}_ops") for name in ("map", "unmap")] == [1, 1]
@@ -222,6 +243,23 @@ def test_one_reference_for_all_segments(make: Make) -> None:
     assert bench.indirect(READ, *[BlkifSegment(GrantRef(8), 0, 0)] * 40) == OKAY
     assert (bench.count("map_pages"), bench.count("unmap_pages")) == (41, 39)
     assert (bench.count("persistent_current"), bench.count("unmap_ops")) == (2, 1)
+
+
+def test_a_reference_is_mapped_255_times_at_most(make: Make) -> None:
+    """Xen has no more pins for it."""
+    bench = make(X86_64)
+    assert bench.indirect(READ, *[BlkifSegment(GrantRef(8), 0, 0)] * 255) == OKAY
+    assert bench.indirect(READ, *[BlkifSegment(GrantRef(8), 0, 0)] * 256) == ERROR
+    assert bench.count("map_pages") == bench.count("unmap_pages") == 1 + 255 + 1 + 255
+
+
+def test_a_kept_page_that_changes_sides(make: Make) -> None:
+    """The same references are first of segments, then of data."""
+    bench = make(X86_64, persistent=True)
+    assert bench.indirect(READ, *first_sectors(20)) == OKAY
+    assert bench.status(READ, BlkifSegment(GrantRef(FIRST_TABLE), 0, 7)) == OKAY
+    assert bytes(bench.table(0)) == bench.disk.pread(4096, 0)
+    assert (bench.count("map_pages"), bench.count("persistent_hits")) == (21, 1)
 
 
 def test_copies_of_an_indirect_request(make: Make) -> None:
