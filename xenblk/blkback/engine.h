@@ -13,8 +13,8 @@
  * any time beside it. charge, stop and poke may be called from any thread.
  */
 
-#define XB_BACK_STOPPED 0 /* run: stop was called */
-#define XB_BACK_LIVE 1    /* run: requests went live on records charged by hand: see xb_back_live */
+#define XB_BACK_STOPPED 0     /* run: stop was called */
+#define XB_BACK_LIVE 1        /* run: requests went live on records charged by hand: see xb_back_live */
 #define XB_BACK_UNSUPPORTED 2 /* run: the disk has no flush: see xb_back_unsupported */
 /* and XB_RING_BROKEN */
 
@@ -24,8 +24,8 @@ struct xb_back_config {
     struct xb_grantor *grantor;
     struct xb_counters *counters;
     struct xb_channel *channel;
-    void *disk_memory; /* the content of a memory disk, private anonymous memory; NULL for a file */
-    int disk_fd;       /* of a file disk */
+    void *disk_memory;     /* the content of a memory disk, private anonymous memory; NULL for a file */
+    int disk_fd;           /* of a file disk */
     uint64_t disk_sectors; /* of 512 bytes */
     uint32_t sector_bytes; /* the disk's own sectors: 512, as is 0, or 4096 */
     uint32_t read_only;
