@@ -1,1 +1,5 @@
 """Doubles of known drivers: on the wire as the originals are, quirks and all."""
+
+from xenblk.harness.doubles.frontends import FRONTENDS, FrontendDouble
+
+__all__ = ["FRONTENDS", "FrontendDouble"]

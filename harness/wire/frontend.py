@@ -84,6 +84,11 @@ class RawFrontend:
         """As many pages as `data` fills."""
         return [self.page(data[at : at + PAGE_SIZE]) for at in range(0, len(data), PAGE_SIZE)]
 
+    def release(self, page: GrantedPage) -> bool:
+        """Done with a page: end access and give it back; False if it is still mapped, and so stays granted."""
+        self.pages.remove(page)
+        return page.close()
+
     def ungranted_ref(self) -> GrantRef:
         """A reference that grants nothing."""
         ref = self.platform.grant_table.allocate()
