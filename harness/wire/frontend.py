@@ -56,6 +56,7 @@ class RawFrontend:
         self.path = frontend_path(platform.domid, handle)
         self.pages: list[GrantedPage] = []
         self.rings: list[RawRing] = []
+        self._ungranted: list[GrantRef] = []
         self.store = platform.xenstore()
 
     # What is granted
@@ -90,10 +91,9 @@ class RawFrontend:
         return page.close()
 
     def ungranted_ref(self) -> GrantRef:
-        """A reference that grants nothing."""
-        ref = self.platform.grant_table.allocate()
-        self.platform.grant_table.free(ref)
-        return ref
+        """A reference that grants nothing, and will not."""
+        self._ungranted.append(self.platform.grant_table.allocate())
+        return self._ungranted[-1]
 
     def mapped_pages(self) -> int:
         """How many of the data and ring pages are mapped by anybody."""
@@ -169,5 +169,8 @@ class RawFrontend:
                 undo.callback(page.close)
             for ring in self.rings:
                 undo.callback(ring.close)
+            for ref in self._ungranted:
+                undo.callback(self.platform.grant_table.free, ref)
         self.pages.clear()
         self.rings.clear()
+        self._ungranted.clear()

@@ -1,34 +1,25 @@
 """Running the cases for backends: who is tested, and where."""
 
 import contextlib
-import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from xenblk.engines import ENGINES
 from xenblk.errors import UsageError
 from xenblk.harness.conform.backend import BACKEND, Lab
 from xenblk.harness.conform.case import Case, Outcome, run_cases
 from xenblk.harness.conform.xen import Xen
+from xenblk.harness.doubles import BACKENDS
 from xenblk.processes import Command, HostProcess
 
 DISK: Final = "memory:1M"
 """What the tested backend is given as `params`; at least 1 MiB, its content of no matter."""
 
-Serve = Callable[[Path], contextlib.AbstractContextManager[Any]]
-"""Serves the disks of domain 0 of the Xen in a run directory for as long as the context lasts."""
-
-
-def doubles() -> Mapping[str, Serve]:
-    """The doubles of known backends, by name."""
-    found: Mapping[str, Serve] = getattr(importlib.import_module("xenblk.harness.doubles"), "BACKENDS", {})
-    return found
-
 
 def backend_names() -> list[str]:
     """Whom `serving` knows."""
-    return [*ENGINES, *doubles()]
+    return [*ENGINES, *BACKENDS]
 
 
 @contextlib.contextmanager
@@ -45,7 +36,7 @@ def serving(name: str) -> Iterator[Path]:
                 backend.readline()
                 yield host.run_dir
         else:
-            with doubles()[name](host.run_dir):
+            with BACKENDS[name](host.run_dir):
                 yield host.run_dir
 
 
