@@ -57,18 +57,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     host = item.stash.get(_HOST, None)
     if host is not None and report.failed:
-        report.sections.append(("xenblk", _testing().describe(host)))
+        report.sections.append(("xenblk", _testing().describe(host) or "no disk, no program"))
     return report
 
 
-def _marked(request: pytest.FixtureRequest, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of all markers of that name; the one nearest to the test wins."""
-    args: tuple[Any, ...] = ()
-    options: dict[str, Any] = {}
-    for marker in reversed(list(request.node.iter_markers(name))):
-        args = marker.args or args
-        options |= marker.kwargs
-    return args, options
+def _markers(request: pytest.FixtureRequest, name: str) -> list[pytest.Mark]:
+    """All markers of that name, the nearest to the test last."""
+    return list(request.node.iter_markers(name))[::-1]
+
+
+def _options(request: pytest.FixtureRequest, name: str) -> dict[str, Any]:
+    """The options of all markers; the nearest to the test wins."""
+    return {key: value for marker in _markers(request, name) for key, value in marker.kwargs.items()}
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +96,7 @@ def xenblk_backend(request: pytest.FixtureRequest, xenblk_host: "XenHost") -> "P
 
     Override it to test a backend of your own: it need only return after the backend was started.
     """
-    options, _ = _marked(request, "xenblk_backend")
+    options = [option for marker in _markers(request, "xenblk_backend") for option in marker.args]
     command = request.config.getoption("--xenblk-backend")
     if command and not options:
         return xenblk_host.run(command)
@@ -106,15 +106,14 @@ def xenblk_backend(request: pytest.FixtureRequest, xenblk_host: "XenHost") -> "P
 @pytest.fixture
 def xenblk_vbd(request: pytest.FixtureRequest, xenblk_host: "XenHost", xenblk_backend: object) -> "AttachedVbd":
     """A disk that the backend has opened, in a domain of its own; nobody has connected to it."""
-    args, options = _marked(request, "xenblk_vbd")
-    return xenblk_host.attach(*args, **options)
+    args = [marker.args for marker in _markers(request, "xenblk_vbd") if marker.args]
+    return xenblk_host.attach(*(args or [()])[-1], **_options(request, "xenblk_vbd"))
 
 
 @pytest.fixture
 def xenblk_frontend(request: pytest.FixtureRequest, xenblk_host: "XenHost", xenblk_vbd: "AttachedVbd") -> "Blkfront":
     """Our frontend, in this process, connected to the backend."""
-    _, options = _marked(request, "xenblk_frontend")
-    return xenblk_host.frontend(xenblk_vbd, **options)
+    return xenblk_host.frontend(xenblk_vbd, **_options(request, "xenblk_frontend"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("xenblk", "ring", "grants", "harness", "tests", "benchmarks", ".ci")
+FOLDERS = ("xenblk", "ring", "grants", "harness", "tests", "benchmarks", "examples", "docs", ".ci")
 
 
 @pytest.fixture(scope="session")
