@@ -164,7 +164,7 @@ def test_what_a_failure_says(pytester: pytest.Pytester, temporary: Path) -> None
         " feature-persistent = '1'\n",
         "xenblk backend: running\n",
         " xenblk backend: ready; serves the disks of domain 0\n",
-        " my complaint\n",
+        " my complaint",
     ):
         assert line in by_call, by_call
     assert "states: frontend Unknown, backend Unknown" in by_attach
