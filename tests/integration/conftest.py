@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,100 +14,67 @@ from xenblk.abi import DOM0, Domid, GrantRef
 from xenblk.blkfront import Blkfront, VirtualDisk
 from xenblk.blkfront.connection import Ring
 from xenblk.blkif import X86_64, Abi, BlkifRequest, BlkifResponse
-from xenblk.counters import Counters
-from xenblk.emulated.control import ControlClient
-from xenblk.emulated.platform import EmulatedPlatform
-from xenblk.emulated.rundir import RunDirectory
 from xenblk.grants import Page
-from xenblk.processes import Command, HostProcess
-from xenblk.toolstack import attach, backend_path, frontend_path
-from xenblk.xenbus import XenbusState, parse_state
-from xenblk.xenstore.client import Xenstore
+from xenblk.testing import AttachedVbd, XenHost, eventually
+from xenblk.toolstack import frontend_path
+from xenblk.xenbus import XenbusState
 
 XVDA = 51712
 PATIENCE_S = 20.0
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that must come; how long it takes is not the point."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"never happened: {what}"
-        time.sleep(0.005)
-
-
 class World:
-    """A host with whatever a test adds to it; all of it is gone afterwards."""
+    """A host with whatever a test adds to it, its disks by domain; all of it is gone afterwards."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._stack = stack
-        host = stack.enter_context(HostProcess())
+    def __init__(self, host: XenHost) -> None:
+        self.host = host
         self.run_dir = host.run_dir
-        self.host_pid = host.command.pid
-        self.directory = RunDirectory(self.run_dir)
-        self.control = ControlClient(self.directory.control)
-        stack.callback(self.control.close)
-        self.store = stack.enter_context(Xenstore(str(self.directory.xenstore(DOM0))))
+        self.host_pid = host.pid
+        self.directory = host.directory
+        self.control = host.control
+        self.store = host.store
+        self.backend = host.backend
+        self.boot = host.boot
         self.eventually = eventually
         self.frontend_engine = "native"
 
-    def backend(self, *options: str) -> Command:
-        """A backend process that is ready."""
-        backend = self._stack.enter_context(Command(["backend", "--run-dir", str(self.run_dir), *options]))
-        backend.readline()
-        return backend
+    def vbd(self, domid: Domid, handle: int = XVDA) -> AttachedVbd:
+        """A disk, attached or not any more."""
+        return AttachedVbd(self.store, self.control, self.directory, domid, handle)
 
     def attach(self, disk: str = "memory:4M", mode: str = "w", handle: int = XVDA) -> Domid:
         """A new domain with a disk."""
-        domid = Domid(self.control.call("create", domid=None)[0]["domid"])
-        attach(self.store, domid, handle, disk, mode)
-        return domid
-
-    def boot(self, domid: Domid) -> EmulatedPlatform:
-        """This process as the kernel of a domain; the domain ends with it."""
-        platform = EmulatedPlatform(self.run_dir, domid)
-        self._stack.callback(platform.close)
-        return platform
+        return self.host.attach(disk, mode, str(handle)).domid
 
     def frontend(self, domid: Domid, **options: object) -> Blkfront:
         """A connected frontend in this process."""
-        options = {"engine": self.frontend_engine, **options}
-        frontend = Blkfront(self.boot(domid), XVDA, **options)  # type: ignore[arg-type]
-        self._stack.callback(frontend.close)
-        frontend.connect()
-        return frontend
+        return self.host.frontend(self.vbd(domid), **{"engine": self.frontend_engine, **options})
 
     def disk(self, domid: Domid, **options: object) -> VirtualDisk:
         """A connected disk in this process."""
         return VirtualDisk(self.frontend(domid, **options))
 
-    def counts(self, domid: Domid, end: str = "back", handle: int = XVDA) -> dict[str, int]:
-        """The counters of a disk."""
-        counters = Counters.open(self.directory.counters / f"vbd-0-{domid}-{handle}-0.{end}")
-        try:
-            return counters.snapshot()
-        finally:
-            counters.close()
+    def counts(self, domid: Domid, end: str = "back", handle: int = XVDA, queue: int = 0) -> dict[str, int]:
+        """The counters of one of a disk's rings."""
+        return self.vbd(domid, handle).counters(end, queue)
 
     def pins(self, domid: Domid) -> int:
         """How many pins there are on a domain's pages, also after it died."""
-        domains = self.control.call("status")[0]["domains"]
-        return sum(domain["pins"] for domain in domains if domain["domid"] == domid)
+        return self.vbd(domid).pins()
 
     def backend_state(self, domid: Domid, handle: int = XVDA) -> XenbusState:
         """The state that the backend shows."""
-        return parse_state(self.store.read(f"{backend_path(DOM0, domid, handle)}/state", ""))
+        return self.vbd(domid, handle).backend_state()
 
     def error_of(self, domid: Domid, handle: int = XVDA) -> str:
         """What the backend recorded as the reason for closing."""
-        return self.store.read(f"/local/domain/0/error/backend/vbd/{domid}/{handle}/error", "")
+        return self.vbd(domid, handle).error()
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world(xenblk_host: XenHost) -> World:
     """A host, no backend yet."""
-    with contextlib.ExitStack() as stack:
-        yield World(stack)
+    return World(xenblk_host)
 
 
 class RawFrontend:

@@ -52,13 +52,14 @@ class AttachedVbd:
         """What the backend recorded as the reason for closing; empty if it recorded nothing."""
         return self.store.read(self.backend_path.replace("/backend/", "/error/backend/", 1) + "/error", "")
 
-    def counters(self, end: str = "back") -> dict[str, int]:
-        """The counters of one end, "back" or "front", all rings added up; also after that end is gone.
+    def counters(self, end: str = "back", queue: int | None = None) -> dict[str, int]:
+        """The counters of one end, "back" or "front", of one queue or all added up; also after that end is gone.
 
         Only drivers that keep counters have any: of another all are 0.
         """
+        rings = "*" if queue is None else queue
         totals = dict.fromkeys(FIELDS, 0)
-        for path in self.directory.counters.glob(f"vbd-{DOM0}-{self.domid}-{self.handle}-*.{end}"):
+        for path in self.directory.counters.glob(f"vbd-{DOM0}-{self.domid}-{self.handle}-{rings}.{end}"):
             counters = Counters.open(path)
             for name, value in counters.snapshot().items():
                 totals[name] += value
