@@ -10,6 +10,7 @@ ever granted: the backend's working set is their largest number, not the pool's 
 
 import collections
 import dataclasses
+import functools
 from typing import Protocol
 
 from xenblk.abi import Domid, GrantRef
@@ -133,13 +134,17 @@ class GrantPool:
         return len(granted) - len(kept)
 
     def close(self) -> list[PoolEntry]:
-        """End every grant and give the pages back; returns the entries that are still mapped, which stay granted."""
+        """End every grant and give the pages back; returns the entries that are still mapped.
+
+        These stay granted, and go back when the backend lets go of them (GrantTable.end_deferred).
+        """
         self._give_back(len(self._reserved))
         mapped = []
         for entry in (*self._free, *self._taken):
             if entry.gref is None or self._end_access(entry):
                 self._memory.free_page(entry.page)
             else:
+                self._table.end_access_later(entry.gref, functools.partial(self._memory.free_page, entry.page))
                 mapped.append(entry)
         self._free.clear()
         self._taken.clear()

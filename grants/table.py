@@ -1,5 +1,7 @@
 """The granting side: which of a domain's pages another domain may use."""
 
+import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 from xenblk._native import ffi, lib
@@ -27,6 +29,8 @@ class GrantTable:
         self._state = ffi.new("uint8_t[]", self.nr_entries)
         self.native: Any = ffi.new("struct xb_grant_table *")
         lib.xb_grant_table_init(self.native, self._entries, self._free, self._state, self.nr_entries)
+        self._deferred: list[tuple[GrantRef, Callable[[], None]]] = []
+        self._deferred_lock = threading.Lock()
 
     @property
     def free_count(self) -> int:
@@ -65,6 +69,27 @@ class GrantTable:
     def flags(self, ref: GrantRef) -> int:
         """The entry's GTF_* bits as they stand: reading (8) and writing (16) say that the other domain has it mapped."""
         return int(self._entries[ref].flags)
+
+    def end_access_later(self, ref: GrantRef, ended: Callable[[], None] = lambda: None) -> None:
+        """End access, and free the reference, as soon as the other domain lets go of the page.
+
+        `ended` is called then, by `end_deferred`; until then the page must not be used for anything else
+        (gnttab_end_foreign_access).
+        """
+        with self._deferred_lock:
+            self._deferred.append((ref, ended))
+
+    def end_deferred(self) -> int:
+        """Try again to end what `end_access_later` was asked for; how many pages are mapped still."""
+        with self._deferred_lock:
+            deferred, self._deferred = self._deferred, []
+            for ref, ended in deferred:
+                if self.end_access(ref):
+                    self.free(ref)
+                    ended()
+                else:
+                    self._deferred.append((ref, ended))
+            return len(self._deferred)
 
     def grants(self, frame: int, nr_frames: int = 1) -> bool:
         """Whether any of these frames is granted to anyone: it must not be used for anything else then."""

@@ -37,13 +37,14 @@ static void begin(void)
     for (uint32_t i = 0; i < NR_POOL; i++)
         pages[i] = (struct xb_pool_page){.data = memory + (size_t)i * PAGE_SIZE, .frame = i};
     xb_pool_init(&lender.pool, &table, BACKEND, pages, NR_POOL, numbers, numbers + NR_POOL);
+    lender.max_segments = XB_LOAN_SEGMENTS_MAX;
     lender.memory = memory;
     lender.memory_bytes = sizeof(memory);
 }
 
 static void test_what_fits(uint8_t *buffer, uint32_t nr_bytes)
 {
-    XB_ASSERT(xb_longest_piece(&lender, buffer, sizeof(elsewhere) / 2) == nr_bytes);
+    XB_ASSERT(xb_longest_piece(&lender, buffer, sizeof(elsewhere) / 2, 11) == nr_bytes);
     XB_ASSERT(xb_lend(&lender, buffer, nr_bytes, 1, &loan, segments) == 1);
     XB_ASSERT(loan.count == XB_LOAN_SEGMENTS_MAX);
     XB_ASSERT(xb_take_back(&lender, &loan, 0) == 0);

@@ -18,6 +18,44 @@
 
 #include "xenblk/assert.h"
 
+#define RECLAIM_EVERY_NS 10000000000u
+
+static void withdraw(uint8_t *feature)
+{
+    __atomic_store_n(feature, 0, __ATOMIC_RELAXED);
+}
+
+/* What a refusal says of the backend; as Linux takes it, that of a flush is no failure. An old backend answers
+ * XB_BLKIF_ERROR to a request without segments. Returns 1 if the bio is to be sent again as something else. */
+static int learn(struct xb_front *front, uint8_t op, int is_empty, int16_t *status)
+{
+    int is_refused = *status == XB_BLKIF_EOPNOTSUPP, is_flush;
+
+    if (op == XB_BLKIF_DISCARD && is_refused) {
+        withdraw(&front->features->discard);
+        withdraw(&front->features->discard_secure);
+    }
+    if (op != XB_BLKIF_WRITE_BARRIER && op != XB_BLKIF_FLUSH_DISKCACHE)
+        return 0;
+    is_flush = is_empty && (is_refused || *status == XB_BLKIF_ERROR);
+    if (is_flush || is_refused)
+        withdraw(op == XB_BLKIF_WRITE_BARRIER ? &front->features->barrier : &front->features->flush_cache);
+    if (is_flush)
+        *status = XB_BLKIF_OKAY;
+    return is_flush && op == XB_BLKIF_FLUSH_DISKCACHE && __atomic_load_n(&front->features->barrier, __ATOMIC_RELAXED);
+}
+
+/* To the head of the queue. */
+static void send_again(struct xb_front *front, struct xb_bio *bio)
+{
+    bio->next = front->first;
+    if (front->first == NULL)
+        front->last = bio;
+    front->first = bio;
+    front->nr_queued++;
+    bio->nr_pending--;
+}
+
 static void settle(struct xb_bio *bio, int16_t status)
 {
     bio->nr_pending--;
@@ -35,6 +73,7 @@ static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t oper
     struct xb_shadow *shadow = id < front->ring->nr_ents ? &front->shadows[id] : NULL;
     struct xb_bio *bio = shadow == NULL ? NULL : shadow->bio;
     uint32_t kept;
+    int is_empty;
 
     front->fault.id = id;
     if (bio == NULL) {
@@ -48,7 +87,8 @@ static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t oper
         front->fault.expected = shadow->op;
         return NULL;
     }
-    kept = shadow->loan.count == 0 ? 0 : xb_take_back(&front->lender, &shadow->loan, operation == XB_BLKIF_READ);
+    is_empty = shadow->loan.count == 0;
+    kept = is_empty ? 0 : xb_take_back(&front->lender, &shadow->loan, operation == XB_BLKIF_READ);
     if (kept > 0) {
         front->fault.code = XB_FRONT_KEPT_PAGES;
         front->fault.kept = kept;
@@ -56,7 +96,11 @@ static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t oper
     }
     shadow->bio = NULL;
     front->free_ids[front->nr_free_ids++] = (uint32_t)id;
-    settle(bio, status);
+    front->may_fill = 1;
+    if (operation > XB_BLKIF_WRITE && learn(front, operation, is_empty, &status))
+        send_again(front, bio);
+    else
+        settle(bio, status);
     return bio;
 }
 
@@ -69,9 +113,28 @@ static struct xb_bio *complete_slot(struct xb_front *front, const uint32_t *slot
     return complete(front, (uint64_t)high << 32 | low, (uint8_t)rest, (int16_t)(rest >> 16));
 }
 
-uint32_t xb_front_collect(struct xb_front *front, struct xb_bio **done, uint32_t max)
+/* Bios that are next, and need no request. */
+static uint32_t collect_unsent(struct xb_front *front, struct xb_bio **done, uint32_t max)
 {
     uint32_t nr_done = 0;
+
+    while (nr_done < max && front->fault.code == XB_FRONT_SOUND && front->first != NULL &&
+           xb_front_sent_as(front, front->first) == XB_FRONT_UNSENT) {
+        struct xb_bio *bio = front->first;
+
+        front->first = bio->next;
+        front->nr_queued--;
+        bio->is_done = 1;
+        bio->error = bio->op == XB_BLKIF_FLUSH_DISKCACHE ? 0 : EOPNOTSUPP;
+        done[nr_done++] = bio;
+    }
+    front->may_fill |= nr_done > 0;
+    return nr_done;
+}
+
+uint32_t xb_front_collect(struct xb_front *front, struct xb_bio **done, uint32_t max)
+{
+    uint32_t nr_done = collect_unsent(front, done, max);
     const void *slot = NULL;
 
     while (nr_done < max && front->fault.code == XB_FRONT_SOUND) {
@@ -104,32 +167,67 @@ int xb_front_busy(const struct xb_front *front)
     return front->first != NULL || xb_front_in_flight(front) > 0;
 }
 
+uint32_t xb_front_reclaim(struct xb_front *front, uint64_t now_ns)
+{
+    if (!front->lender.persistent || now_ns < front->reclaim_at_ns)
+        return 0;
+    front->reclaim_at_ns = now_ns + RECLAIM_EVERY_NS;
+    return xb_pool_trim(&front->lender.pool);
+}
+
+uint32_t xb_front_persistent_grants(const struct xb_front *front)
+{
+    return front->lender.pool.nr_granted;
+}
+
+/* The request that waits longest, NULL if none does. */
+static struct xb_shadow *oldest(struct xb_front *front)
+{
+    struct xb_shadow *found = NULL;
+
+    for (uint32_t id = 0; id < front->ring->nr_ents; id++) {
+        struct xb_shadow *shadow = &front->shadows[id];
+
+        if (shadow->bio != NULL && (found == NULL || shadow->order < found->order))
+            found = shadow;
+    }
+    return found;
+}
+
 /* Adds a bio that is not in the list yet. */
-static struct xb_bio **fail(struct xb_bio **end, struct xb_bio *bio, int error)
+static struct xb_bio **take(struct xb_bio **end, struct xb_bio *bio)
 {
     if (bio->is_done)
         return end;
     bio->is_done = 1;
-    bio->error = error;
     bio->next = NULL;
     *end = bio;
     return &bio->next;
 }
 
-struct xb_bio *xb_front_fail_all(struct xb_front *front, int error)
+struct xb_bio *xb_front_take_unfinished(struct xb_front *front)
 {
-    struct xb_bio *failed = NULL, **end = &failed, *queued = front->first, *rest = queued ? queued->next : NULL;
+    struct xb_bio *taken = NULL, **end = &taken, *queued = front->first, *rest = queued ? queued->next : NULL;
+    struct xb_shadow *shadow;
 
-    for (uint32_t id = 0; id < front->ring->nr_ents; id++) {
-        if (front->shadows[id].bio != NULL)
-            end = fail(end, front->shadows[id].bio, error);
-        front->shadows[id].bio = NULL;
+    while ((shadow = oldest(front)) != NULL) {
+        end = take(end, shadow->bio);
+        shadow->bio = NULL;
     }
     /* The first of the queue may have been on the ring too: its next is the list's by now. */
     for (; queued != NULL; queued = rest, rest = queued ? queued->next : NULL)
-        end = fail(end, queued, error);
+        end = take(end, queued);
     front->first = NULL;
     front->nr_queued = 0;
+    return taken;
+}
+
+struct xb_bio *xb_front_fail_all(struct xb_front *front, int error)
+{
+    struct xb_bio *failed = xb_front_take_unfinished(front);
+
+    for (struct xb_bio *bio = failed; bio != NULL; bio = bio->next)
+        bio->error = error;
     return failed;
 }
 

@@ -2,20 +2,23 @@
 
 import contextlib
 import itertools
-from typing import Final
 
-from xenblk.abi import Domid, GrantRef
+from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, Domid, GrantRef
 from xenblk.blkfront.engine import FrontEngine
+from xenblk.blkfront.features import Features
 from xenblk.blkfront.lending import Lender
 from xenblk.blkfront.native_engine import NativeFrontEngine
-from xenblk.blkif import NATIVE, Abi
+from xenblk.blkif import NATIVE, SEGMENTS_PER_INDIRECT_PAGE, Abi
 from xenblk.engines import ENGINES
 from xenblk.grants import GrantPool, Page
 from xenblk.platform import Platform
 from xenblk.ring import FrontRing
 
-POOL_PAGES_PER_ENTRY: Final = 12
-"""11 segments and one page more, as Linux sizes the pool of a ring without indirect requests."""
+
+def pool_size(nr_ents: int, max_segments: int) -> int:
+    """Pages for a full ring: segments and descriptor pages of its requests; as Linux, one of these at least."""
+    nr_segments = max(max_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST)
+    return nr_ents * (nr_segments + -(-nr_segments // SEGMENTS_PER_INDIRECT_PAGE))
 
 
 class Ring:
@@ -67,7 +70,12 @@ class Ring:
 
 
 class DataPath:
-    """The engine and its pool: what there is while Connected."""
+    """The engine and its pool: what there is while Connected.
+
+    `persistent`, `max_segments` (of a request; up to 11 there are no indirect ones) and `features` are what both sides
+    agreed on; the rings of one disk share its `features`. A backend that is not `trusted` is lent pages of the pool
+    only.
+    """
 
     engine: NativeFrontEngine | FrontEngine
 
@@ -81,8 +89,15 @@ class DataPath:
         *,
         engine: str = ENGINES[0],
         poll_us: int = 0,
+        max_segments: int = BLKIF_MAX_SEGMENTS_PER_REQUEST,
+        trusted: bool = True,
+        features: Features | None = None,
     ) -> None:
         self._platform = platform
+        self._max_segments = max_segments
+        self._trusted = trusted
+        self._features = Features() if features is None else features
+        platform.grant_table.end_deferred()
         with contextlib.ExitStack() as undo:
             self.counters = platform.counters(f"vbd-{backend}-{platform.domid}-{handle}-0.front")
             undo.callback(self.counters.close)
@@ -105,22 +120,32 @@ class DataPath:
             self._platform.memory,
             backend,
             persistent,
-            nr_pages=POOL_PAGES_PER_ENTRY * ring.sring.nr_ents,
+            nr_pages=pool_size(ring.sring.nr_ents, self._max_segments),
             channel=ring.channel,
             poll_us=poll_us,
+            max_segments=self._max_segments,
+            trusted=self._trusted,
+            features=self._features,
         )
 
     def _python_engine(
         self, ring: Ring, backend: Domid, handle: int, persistent: bool, undo: contextlib.ExitStack
     ) -> FrontEngine:
         table, memory = self._platform.grant_table, self._platform.memory
-        pool = GrantPool(table, memory, backend, POOL_PAGES_PER_ENTRY * ring.sring.nr_ents)
+        pool = GrantPool(table, memory, backend, pool_size(ring.sring.nr_ents, self._max_segments))
         undo.callback(pool.close)
-        lender = Lender(table, memory, pool, backend, persistent)
-        engine = FrontEngine(ring.sring, ring.abi, handle, lender, self.counters)
+        lender = Lender(
+            table, memory, pool, backend, persistent, trusted=self._trusted, max_segments=self._max_segments
+        )
+        engine = FrontEngine(ring.sring, ring.abi, handle, lender, self.counters, self._features)
         undo.callback(engine.close)
         return engine
 
+    def reclaim(self, now_ns: int) -> None:
+        """Follow the backend's unmapping: of idle pages at most every 10 s, of what an earlier connection left."""
+        self.engine.reclaim(now_ns)
+        self._platform.grant_table.end_deferred()
+
     def close(self) -> None:
-        """End all grants and give the pool's pages back, but for those that the backend still maps."""
+        """End all grants and give the pool's pages back; of those that the backend still maps, once it lets go."""
         self._undo.close()

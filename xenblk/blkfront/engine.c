@@ -21,14 +21,28 @@
 
 #define CACHE_LINE 64
 #define SECTOR_SHIFT 9
+#define DISCARD_SECURE 1ull
 
 /* Requests after which a fill lets the backend see them: it works on the first while we copy for the later ones. */
 #define PUBLISH_EVERY 8
 
-static size_t bytes_of(uint32_t nr_ents, uint32_t nr_pages)
+static uint32_t max_segments_of(const struct xb_front_config *config)
 {
-    size_t bytes = sizeof(struct xb_front) + nr_ents * (sizeof(struct xb_shadow) + sizeof(uint32_t)) +
-                   nr_pages * 2 * sizeof(uint32_t);
+    return config->max_segments > XB_LOAN_SEGMENTS_MAX ? config->max_segments : XB_LOAN_SEGMENTS_MAX;
+}
+
+/* What a request may lend besides what its loan has room for. */
+static uint32_t nr_many(const struct xb_front_config *config)
+{
+    uint32_t nr_indirect = xb_loan_nr_indirect(max_segments_of(config));
+
+    return nr_indirect == 0 ? 0 : config->max_segments + nr_indirect;
+}
+
+static size_t bytes_of(const struct xb_front_config *config)
+{
+    size_t nr_ents = config->ring->nr_ents, nr_numbers = nr_ents * (1 + nr_many(config)) + (size_t)config->nr_pages * 2;
+    size_t bytes = sizeof(struct xb_front) + nr_ents * sizeof(struct xb_shadow) + nr_numbers * sizeof(uint32_t);
 
     return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
 }
@@ -40,6 +54,8 @@ static void lay_out(struct xb_front *front, const struct xb_front_config *config
 
     front->free_ids = numbers;
     numbers += config->ring->nr_ents;
+    for (uint32_t id = 0; id < config->ring->nr_ents; id++, numbers += nr_many(config))
+        front->shadows[id].loan.many = numbers;
     xb_pool_init(&front->lender.pool, config->table, config->backend, config->pages, config->nr_pages, numbers,
                  numbers + config->nr_pages);
 }
@@ -47,11 +63,13 @@ static void lay_out(struct xb_front *front, const struct xb_front_config *config
 struct xb_front *xb_front_create(const struct xb_front_config *config)
 {
     const struct xb_front_ring *ring = config->ring;
-    size_t bytes = bytes_of(ring->nr_ents, config->nr_pages);
+    size_t bytes = bytes_of(config);
     struct xb_front *front = aligned_alloc(CACHE_LINE, bytes);
+    uint32_t max_segments = max_segments_of(config);
 
     XB_ASSERT(ring->entry_size == XB_BLKIF_X86_64_SLOT_BYTES || ring->entry_size == XB_BLKIF_X86_32_SLOT_BYTES);
-    XB_ASSERT(config->nr_pages >= XB_LOAN_SEGMENTS_MAX);
+    XB_ASSERT(max_segments <= XB_LOAN_SEGMENTS_PER_PAGE * XB_LOAN_INDIRECT_MAX);
+    XB_ASSERT(config->nr_pages >= max_segments + xb_loan_nr_indirect(max_segments));
     if (front == NULL)
         return NULL;
     memset(front, 0, bytes);
@@ -63,6 +81,9 @@ struct xb_front *xb_front_create(const struct xb_front_config *config)
     front->lender.memory = config->memory;
     front->lender.memory_bytes = config->memory_bytes;
     front->lender.persistent = config->persistent;
+    front->lender.max_segments = max_segments;
+    front->own_features.flush_cache = 1;
+    front->features = config->features == NULL ? &front->own_features : config->features;
     lay_out(front, config);
     while (front->nr_free_ids < ring->nr_ents) {
         front->free_ids[front->nr_free_ids] = ring->nr_ents - 1 - front->nr_free_ids;
@@ -73,10 +94,21 @@ struct xb_front *xb_front_create(const struct xb_front_config *config)
     return front;
 }
 
+uint32_t xb_front_abandon(struct xb_front *front, uint32_t *mapped, uint32_t max)
+{
+    uint32_t count = 0;
+
+    for (uint32_t id = 0; id < front->ring->nr_ents; id++) {
+        uint32_t room = count < max ? max - count : 0;
+
+        count += xb_abandon(&front->lender, &front->shadows[id].loan, mapped + (max - room), room);
+    }
+    return count;
+}
+
 void xb_front_destroy(struct xb_front *front)
 {
-    for (uint32_t id = 0; id < front->ring->nr_ents; id++)
-        xb_abandon(&front->lender, &front->shadows[id].loan);
+    xb_front_abandon(front, NULL, 0);
     xb_pool_close(&front->lender.pool);
     free(front);
 }
@@ -84,6 +116,7 @@ void xb_front_destroy(struct xb_front *front)
 void xb_front_submit(struct xb_front *front, struct xb_bio *bio)
 {
     XB_ASSERT((bio->nr_bytes == 0) == (bio->op == XB_BLKIF_FLUSH_DISKCACHE));
+    XB_ASSERT(bio->op <= XB_BLKIF_FLUSH_DISKCACHE || bio->op == XB_BLKIF_DISCARD);
     bio->next = NULL;
     bio->nr_put = 0;
     bio->nr_pending = 0;
@@ -109,15 +142,44 @@ static void publish(struct xb_front *front)
 }
 
 /* Only the bytes that the request has are written; what else is in the slot, the backend has seen. */
-static void write_head(const struct xb_front *front, uint8_t *slot, const struct xb_bio *bio, uint32_t id,
-                       uint32_t nr_segments)
+static void write_head(const struct xb_front *front, uint8_t *slot, const struct xb_bio *bio, uint32_t id)
 {
-    uint64_t head = bio->op | nr_segments << 8 | (uint64_t)front->handle << 16;
+    const struct xb_shadow *shadow = &front->shadows[id];
+    uint64_t head = shadow->op | (uint64_t)shadow->loan.count << 8 | (uint64_t)front->handle << 16;
     uint64_t number = id, sector = (bio->offset + bio->nr_put) >> SECTOR_SHIFT;
+    uint8_t *tail = slot + front->id_at + 16;
 
+    if (shadow->loan.nr_indirect > 0) {
+        head = XB_BLKIF_INDIRECT | (uint64_t)shadow->op << 8 | (uint64_t)shadow->loan.count << 16;
+        memcpy(tail, &front->handle, sizeof(front->handle));
+    } else if (shadow->op == XB_BLKIF_DISCARD) {
+        uint64_t nr_sectors = bio->nr_bytes >> SECTOR_SHIFT;
+
+        head |= bio->secure ? DISCARD_SECURE << 8 : 0;
+        memcpy(tail, &nr_sectors, sizeof(nr_sectors));
+    }
     memcpy(slot, &head, front->id_at == 8 ? 8 : 4);
     memcpy(slot + front->id_at, &number, sizeof(number));
     memcpy(slot + front->id_at + 8, &sector, sizeof(sector));
+}
+
+static int offers(const uint8_t *feature)
+{
+    return __atomic_load_n(feature, __ATOMIC_RELAXED);
+}
+
+uint8_t xb_front_sent_as(const struct xb_front *front, const struct xb_bio *bio)
+{
+    const struct xb_front_features *features = front->features;
+
+    /* What was begun goes on as it was. */
+    if (bio->op <= XB_BLKIF_WRITE || bio->nr_put > 0)
+        return bio->op;
+    if (bio->op == XB_BLKIF_DISCARD)
+        return offers(bio->secure ? &features->discard_secure : &features->discard) ? bio->op : XB_FRONT_UNSENT;
+    if (bio->op == XB_BLKIF_FLUSH_DISKCACHE && offers(&features->flush_cache))
+        return bio->op;
+    return offers(&features->barrier) ? XB_BLKIF_WRITE_BARRIER : XB_FRONT_UNSENT;
 }
 
 /* Once a fill, before its first copy. What is in flight together is what counts, so a guess at it will do. */
@@ -130,35 +192,51 @@ static void choose_copy(struct xb_front *front, uint32_t nr_bytes)
     front->lender.how = xb_copier_choose(&front->copier, nr_requests, (uint64_t)nr_requests * nr_bytes);
 }
 
-/* The next piece of a bio: 1, or 0 if there is no room for it now. */
-static int put_piece(struct xb_front *front, struct xb_bio *bio)
+/* The data of a bio's next piece, lent to the shadow's request: its bytes, or 0 if there is no room for them now. */
+static uint32_t lend_piece(struct xb_front *front, const struct xb_bio *bio, struct xb_shadow *shadow, uint8_t *slot)
 {
-    uint8_t *slot = xb_front_ring_slot(front->ring), *buffer = bio->buffer + bio->nr_put;
-    uint64_t rest = bio->nr_bytes - bio->nr_put;
-    uint32_t id, part;
+    uint8_t *buffer = bio->buffer + bio->nr_put;
+    uint32_t max_segments = shadow->op == XB_BLKIF_WRITE_BARRIER ? XB_LOAN_SEGMENTS_MAX : front->lender.max_segments;
+    uint32_t part = xb_longest_piece(&front->lender, buffer, bio->nr_bytes - bio->nr_put, max_segments);
+    int to_backend = shadow->op != XB_BLKIF_READ;
+
+    if (to_backend && !front->chosen)
+        choose_copy(front, part);
+    if (!xb_lend(&front->lender, buffer, part, to_backend, &shadow->loan, slot + front->id_at + 16)) {
+        shadow->loan.count = 0;
+        return 0;
+    }
+    if (to_backend)
+        front->stored |= front->lender.how;
+    return part;
+}
+
+/* The next piece of a bio, as `op`: 1, or 0 if there is no room for it now. */
+static int put_piece(struct xb_front *front, struct xb_bio *bio, uint8_t op)
+{
+    uint8_t *slot = xb_front_ring_slot(front->ring);
+    uint64_t part = bio->nr_bytes; /* of a discard all, of a flush nothing */
+    uint32_t id;
     struct xb_shadow *shadow;
 
     if (slot == NULL)
         return 0;
     id = front->free_ids[front->nr_free_ids - 1];
     shadow = &front->shadows[id];
+    shadow->op = op;
     shadow->loan.count = 0;
-    part = rest == 0 ? 0 : xb_longest_piece(&front->lender, buffer, rest);
-    if (bio->op == XB_BLKIF_WRITE && !front->chosen)
-        choose_copy(front, part);
-    if (part > 0 && !xb_lend(&front->lender, buffer, part, bio->op != XB_BLKIF_READ, &shadow->loan,
-                             slot + front->id_at + 16)) {
-        shadow->loan.count = 0;
-        return 0;
+    shadow->loan.nr_indirect = 0;
+    if (part > 0 && op != XB_BLKIF_DISCARD) {
+        part = lend_piece(front, bio, shadow, slot);
+        if (part == 0)
+            return 0;
     }
-    if (bio->op == XB_BLKIF_WRITE)
-        front->stored |= front->lender.how;
     front->nr_free_ids--;
     if (front->nr_free_ids > 0)
         __builtin_prefetch(&front->shadows[front->free_ids[front->nr_free_ids - 1]], 1);
     shadow->bio = bio;
-    shadow->op = bio->op;
-    write_head(front, slot, bio, id, shadow->loan.count);
+    shadow->order = front->nr_put++;
+    write_head(front, slot, bio, id);
     xb_front_ring_put_slot(front->ring);
     bio->nr_put += part;
     bio->nr_pending++;
@@ -170,10 +248,13 @@ static int put_piece(struct xb_front *front, struct xb_bio *bio)
 void xb_front_fill(struct xb_front *front)
 {
     front->chosen = 0;
+    front->may_fill = 0;
     while (front->first != NULL && front->fault.code == XB_FRONT_SOUND) {
         struct xb_bio *bio = front->first;
+        uint8_t op = xb_front_sent_as(front, bio);
 
-        if (!put_piece(front, bio))
+        /* What is done without a request waits for collect. */
+        if (op == XB_FRONT_UNSENT || !put_piece(front, bio, op))
             return;
         if (bio->nr_put == bio->nr_bytes) {
             front->first = bio->next;
@@ -201,9 +282,15 @@ int xb_front_push(struct xb_front *front)
     return notify;
 }
 
+/* Whether a fill may move something, so that nobody should sleep before it. */
+static int may_fill(const struct xb_front *front)
+{
+    return front->may_fill && front->first != NULL;
+}
+
 int xb_front_final_check(struct xb_front *front)
 {
-    if (front->fault.code != XB_FRONT_SOUND || xb_front_ring_final_check(front->ring))
+    if (front->fault.code != XB_FRONT_SOUND || may_fill(front) || xb_front_ring_final_check(front->ring))
         return 1;
     xb_copier_slept(&front->copier);
     return 0;
@@ -219,6 +306,8 @@ uint32_t xb_front_step(struct xb_front *front, struct xb_bio **done, uint32_t ma
 
 int xb_front_look_for(struct xb_front *front)
 {
+    if (may_fill(front))
+        return 1;
     xb_poller_begin(&front->poller);
     do {
         if (xb_front_ring_look(front->ring)) {

@@ -17,11 +17,11 @@
 #define SEGMENT_BYTES 8
 
 /* One store a segment: gref, first and last sector, two bytes of padding. */
-static void write_segment(uint8_t *segments, uint32_t i, uint32_t gref, uint32_t first_sect, uint32_t last_sect)
+static void write_segment(uint8_t *place, uint32_t gref, uint32_t first_sect, uint32_t last_sect)
 {
     uint64_t segment = gref | (uint64_t)first_sect << 32 | (uint64_t)last_sect << 40;
 
-    memcpy(segments + (size_t)i * SEGMENT_BYTES, &segment, sizeof(segment));
+    memcpy(place, &segment, sizeof(segment));
 }
 
 /* Where in the domain's memory a buffer that may be lent directly begins; memory_bytes for any other. */
@@ -34,54 +34,106 @@ static uint64_t locate(const struct xb_lender *lender, const uint8_t *buffer, ui
     return at;
 }
 
-uint32_t xb_longest_piece(const struct xb_lender *lender, const uint8_t *buffer, uint64_t nr_bytes)
+uint32_t xb_loan_nr_indirect(uint32_t nr_segments)
+{
+    if (nr_segments <= XB_LOAN_SEGMENTS_MAX)
+        return 0;
+    return (nr_segments + XB_LOAN_SEGMENTS_PER_PAGE - 1) / XB_LOAN_SEGMENTS_PER_PAGE;
+}
+
+uint32_t xb_longest_piece(const struct xb_lender *lender, const uint8_t *buffer, uint64_t nr_bytes,
+                          uint32_t max_segments)
 {
     uint64_t at = locate(lender, buffer, nr_bytes);
-    uint32_t longest = XB_LOAN_SEGMENTS_MAX * PAGE_SIZE;
+    uint32_t longest = max_segments * PAGE_SIZE;
 
     if (at < lender->memory_bytes)
         longest -= at % PAGE_SIZE;
     return nr_bytes < longest ? (uint32_t)nr_bytes : longest;
 }
 
+/* What is lent: descriptor pages, then data. */
+static uint32_t *lent_of(struct xb_loan *loan)
+{
+    return loan->nr_indirect == 0 ? loan->lent : loan->many;
+}
+
 /* Checked before it is narrowed: whoever lends asked xb_longest_piece first. */
-static void set_count(struct xb_loan *loan, uint64_t nr_bytes)
+static void set_count(const struct xb_lender *lender, struct xb_loan *loan, uint64_t nr_bytes)
 {
     uint64_t count = (nr_bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
 
-    XB_ASSERT(count <= XB_LOAN_SEGMENTS_MAX);
-    loan->count = (uint8_t)count;
+    XB_ASSERT(count <= lender->max_segments);
+    loan->count = (uint16_t)count;
+    loan->nr_indirect = (uint8_t)xb_loan_nr_indirect(loan->count);
+}
+
+/* Where segment i belongs: in the slot, or in a descriptor page. */
+static uint8_t *place_of(const struct xb_lender *lender, const struct xb_loan *loan, uint8_t *segments, uint32_t i)
+{
+    if (loan->nr_indirect == 0)
+        return segments + (size_t)i * SEGMENT_BYTES;
+    return lender->pool.pages[loan->many[i / XB_LOAN_SEGMENTS_PER_PAGE]].data +
+           (size_t)(i % XB_LOAN_SEGMENTS_PER_PAGE) * SEGMENT_BYTES;
+}
+
+/* The references of all 8 descriptor pages, 0 for those that the request has not. */
+static void write_descriptors(const struct xb_lender *lender, const struct xb_loan *loan, uint8_t *segments)
+{
+    uint32_t refs[XB_LOAN_INDIRECT_MAX] = {0};
+
+    for (uint32_t i = 0; i < loan->nr_indirect; i++)
+        refs[i] = lender->pool.pages[loan->many[i]].gref;
+    memcpy(segments + sizeof(refs[0]), refs, sizeof(refs));
 }
 
 static int bounce(struct xb_lender *lender, int to_backend, struct xb_loan *loan, uint8_t *segments)
 {
-    set_count(loan, loan->nr_bytes);
-    if (!xb_pool_take(&lender->pool, loan->lent, loan->count))
+    uint32_t *lent;
+
+    set_count(lender, loan, loan->nr_bytes);
+    lent = lent_of(loan);
+    if (!xb_pool_take(&lender->pool, lent, loan->nr_indirect + loan->count))
         return 0;
+    lent += loan->nr_indirect;
     for (uint32_t i = 0, at = 0; i < loan->count; i++, at += PAGE_SIZE) {
-        const struct xb_pool_page *page = &lender->pool.pages[loan->lent[i]];
+        const struct xb_pool_page *page = &lender->pool.pages[lent[i]];
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
 
         if (to_backend)
             xb_copy(lender->how, page->data, loan->buffer + at, part);
-        write_segment(segments, i, page->gref, 0, (part >> SECTOR_SHIFT) - 1);
+        write_segment(place_of(lender, loan, segments, i), page->gref, 0, (part >> SECTOR_SHIFT) - 1);
     }
     return 1;
 }
 
+/* References for the data, and pages for the descriptors: 1, or 0 and nothing. */
+static int take_in_place(struct xb_lender *lender, struct xb_loan *loan)
+{
+    uint32_t *lent = lent_of(loan), *refs = lent + loan->nr_indirect;
+
+    if (!xb_grant_table_allocate(lender->pool.table, refs, loan->count))
+        return 0;
+    if (loan->nr_indirect == 0 || xb_pool_take(&lender->pool, lent, loan->nr_indirect))
+        return 1;
+    xb_grant_table_free(lender->pool.table, refs, loan->count);
+    return 0;
+}
+
 static int grant_in_place(struct xb_lender *lender, uint64_t at, struct xb_loan *loan, uint8_t *segments)
 {
-    struct xb_grant_table *table = lender->pool.table;
-    uint32_t offset = at % PAGE_SIZE, frame = (uint32_t)(at >> PAGE_SHIFT), left = loan->nr_bytes;
+    uint32_t offset = at % PAGE_SIZE, frame = (uint32_t)(at >> PAGE_SHIFT), left = loan->nr_bytes, *refs;
 
-    set_count(loan, (uint64_t)offset + loan->nr_bytes);
-    if (!xb_grant_table_allocate(table, loan->lent, loan->count))
+    set_count(lender, loan, (uint64_t)offset + loan->nr_bytes);
+    if (!take_in_place(lender, loan))
         return 0;
+    refs = lent_of(loan) + loan->nr_indirect;
     for (uint32_t i = 0; i < loan->count; i++, frame++, offset = 0) {
         uint32_t part = left < PAGE_SIZE - offset ? left : PAGE_SIZE - offset;
 
-        xb_grant_table_grant(table, loan->lent[i], lender->pool.domid, frame, 0);
-        write_segment(segments, i, loan->lent[i], offset >> SECTOR_SHIFT, ((offset + part) >> SECTOR_SHIFT) - 1);
+        xb_grant_table_grant(lender->pool.table, refs[i], lender->pool.domid, frame, 0);
+        write_segment(place_of(lender, loan, segments, i), refs[i], offset >> SECTOR_SHIFT,
+                      ((offset + part) >> SECTOR_SHIFT) - 1);
         left -= part;
     }
     return 1;
@@ -91,35 +143,38 @@ int xb_lend(struct xb_lender *lender, uint8_t *buffer, uint32_t nr_bytes, int to
             uint8_t *segments)
 {
     uint64_t at = locate(lender, buffer, nr_bytes);
+    int is_lent;
 
     loan->buffer = buffer;
     loan->nr_bytes = nr_bytes;
     loan->is_direct = at < lender->memory_bytes;
-    if (loan->is_direct)
-        return grant_in_place(lender, at, loan, segments);
-    return bounce(lender, to_backend, loan, segments);
+    is_lent = loan->is_direct ? grant_in_place(lender, at, loan, segments)
+                              : bounce(lender, to_backend, loan, segments);
+    if (is_lent && loan->nr_indirect > 0)
+        write_descriptors(lender, loan, segments);
+    return is_lent;
 }
 
-/* Returns how many are still mapped; their references stay granted and are never used again. */
-static uint32_t end_direct(struct xb_grant_table *table, const struct xb_loan *loan)
+/* Returns how many are still mapped: their references stay granted, and stand first. */
+static uint32_t end_direct(struct xb_grant_table *table, uint32_t *refs, uint32_t count)
 {
     uint32_t kept = 0;
 
-    for (uint32_t i = 0; i < loan->count; i++) {
-        if (xb_grant_table_end_access(table, loan->lent[i]))
-            xb_grant_table_free(table, &loan->lent[i], 1);
+    for (uint32_t i = 0; i < count; i++) {
+        if (xb_grant_table_end_access(table, refs[i]))
+            xb_grant_table_free(table, &refs[i], 1);
         else
-            kept++;
+            refs[kept++] = refs[i];
     }
     return kept;
 }
 
-static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan)
+static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan, const uint32_t *pages)
 {
     for (uint32_t i = 0, at = 0; i < loan->count; i++, at += PAGE_SIZE) {
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
 
-        const struct xb_pool_page *page = &lender->pool.pages[loan->lent[i]];
+        const struct xb_pool_page *page = &lender->pool.pages[pages[i]];
 
         /* The pool will ask for the grant's flags next: they come while the data is copied. */
         __builtin_prefetch(&lender->pool.table->shared[page->gref]);
@@ -129,22 +184,29 @@ static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan)
 
 uint32_t xb_take_back(struct xb_lender *lender, struct xb_loan *loan, int from_backend)
 {
-    uint32_t kept;
+    uint32_t *lent = lent_of(loan), *data = lent + loan->nr_indirect, kept, left = 0;
 
     if (loan->is_direct) {
-        kept = end_direct(lender->pool.table, loan);
+        kept = left = end_direct(lender->pool.table, data, loan->count);
     } else {
         if (from_backend)
-            copy_out(lender, loan);
-        kept = xb_pool_put(&lender->pool, loan->lent, loan->count);
+            copy_out(lender, loan, data);
+        kept = xb_pool_put(&lender->pool, data, loan->count);
     }
-    loan->count = 0;
+    if (loan->nr_indirect > 0)
+        kept += xb_pool_put(&lender->pool, lent, loan->nr_indirect);
+    loan->count = (uint16_t)left;
     return lender->persistent ? 0 : kept;
 }
 
-void xb_abandon(struct xb_lender *lender, struct xb_loan *loan)
+uint32_t xb_abandon(struct xb_lender *lender, struct xb_loan *loan, uint32_t *mapped, uint32_t max)
 {
+    uint32_t *refs = lent_of(loan) + loan->nr_indirect, kept = 0;
+
     if (loan->is_direct)
-        end_direct(lender->pool.table, loan);
+        kept = end_direct(lender->pool.table, refs, loan->count);
+    for (uint32_t i = 0; i < kept && i < max; i++)
+        mapped[i] = refs[i];
     loan->count = 0;
+    return kept;
 }

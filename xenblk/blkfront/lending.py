@@ -4,84 +4,128 @@
              All persistent connections do this, and any buffer that is not in the domain's memory.
     Direct   grants the very pages the buffer lies in, for as long as the request takes.
 
-Both give segments to put on the ring, and take them back when the response is there.
+Both give segments to put on the ring, and take them back when the response is there. More than 11 do not fit a slot:
+they stand in descriptor pages of the pool, and the slot names these (an indirect request).
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Final
 
 from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, PAGE_SIZE, SECTOR_SIZE, Domid, GrantRef
-from xenblk.blkif import BlkifOp, BlkifSegment
-from xenblk.errors import BlkifPeerError, WouldBlockError
+from xenblk.blkif import SEGMENTS_PER_INDIRECT_PAGE, BlkifOp, BlkifSegment, pack_segments
+from xenblk.errors import BlkifPeerError, GrantError, WouldBlockError
 from xenblk.grants import GrantPool, GrantTable, PoolEntry
 from xenblk.platform import Memory
 
-BOUNCE_BYTES_MAX: Final = BLKIF_MAX_SEGMENTS_PER_REQUEST * PAGE_SIZE
+
+def nr_indirect_pages(nr_segments: int) -> int:
+    """Descriptor pages of a request of so many segments: none if they fit a slot."""
+    return -(-nr_segments // SEGMENTS_PER_INDIRECT_PAGE) if nr_segments > BLKIF_MAX_SEGMENTS_PER_REQUEST else 0
 
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Loan:
-    """What one request lends: its segments, and the pool entries or the references behind them."""
+    """What one request lends: its segments, and the pool entries or the references behind them.
+
+    `descriptors` are the pages that the segments stand in if they do not fit a slot.
+    """
 
     segments: tuple[BlkifSegment, ...]
     entries: Sequence[PoolEntry] = ()
     refs: Sequence[GrantRef] = ()
+    descriptors: Sequence[PoolEntry] = ()
 
 
 class Lender:
-    """Lends buffers to one backend; `persistent` is what was negotiated for this connection."""
+    """Lends buffers to one backend; `persistent` and `max_segments` are what was negotiated for this connection.
 
-    def __init__(self, table: GrantTable, memory: Memory, pool: GrantPool, backend: Domid, persistent: bool) -> None:
+    A backend that is not `trusted` is lent pages of the pool only, and sees nothing else of the domain's memory.
+    """
+
+    def __init__(
+        self,
+        table: GrantTable,
+        memory: Memory,
+        pool: GrantPool,
+        backend: Domid,
+        persistent: bool,
+        *,
+        trusted: bool = True,
+        max_segments: int = BLKIF_MAX_SEGMENTS_PER_REQUEST,
+    ) -> None:
         self._table = table
         self._memory = memory
         self._pool = pool
         self._backend = backend
         self._persistent = persistent
+        self._in_place = trusted and not persistent
+        self._max_segments = max(max_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST)
 
-    def longest_piece(self, buffer: memoryview) -> int:
-        """How many bytes from the start of a buffer one request can carry."""
+    def longest_piece(self, op: BlkifOp, buffer: memoryview) -> int:
+        """How many bytes from the start of a buffer one request can carry. There is no indirect barrier."""
         located = self._locate(buffer)
-        return BOUNCE_BYTES_MAX - (located[1] if located else 0)
+        most = BLKIF_MAX_SEGMENTS_PER_REQUEST if op == BlkifOp.WRITE_BARRIER else self._max_segments
+        return most * PAGE_SIZE - (located[1] if located else 0)
 
     def lend(self, op: BlkifOp, buffer: memoryview) -> Loan:
-        """Grant a piece of at most `longest_piece` bytes; WouldBlockError when the grant table is exhausted."""
+        """Grant a piece of at most `longest_piece` bytes.
+
+        WouldBlockError, and nothing is granted, if the pool or the table lacks any of what the whole request needs.
+        """
         located = self._locate(buffer)
         if located is None:
             return self._bounce(op, buffer)
         return self._grant_in_place(*located, buffer.nbytes)
 
     def _locate(self, buffer: memoryview) -> tuple[int, int] | None:
-        located = None if self._persistent else self._memory.locate(buffer)
+        located = self._memory.locate(buffer) if self._in_place else None
         return located if located and located[1] % SECTOR_SIZE == 0 else None
 
     def _bounce(self, op: BlkifOp, buffer: memoryview) -> Loan:
         nr_pages = -(-buffer.nbytes // PAGE_SIZE)
-        self._pool.reserve(nr_pages)
+        nr_indirect = nr_indirect_pages(nr_pages)
+        self._pool.reserve(nr_indirect + nr_pages)
+        descriptors = [self._pool.take() for _ in range(nr_indirect)]
         entries, segments = [], []
         for start in range(0, buffer.nbytes, PAGE_SIZE):
             part = buffer[start : start + PAGE_SIZE]
             entry = self._pool.take()
             assert entry.gref is not None
-            if op == BlkifOp.WRITE:
+            if op != BlkifOp.READ:
                 entry.page.view[: part.nbytes] = part
             entries.append(entry)
             segments.append(BlkifSegment(entry.gref, 0, part.nbytes // SECTOR_SIZE - 1))
-        return Loan(tuple(segments), entries=entries)
+        return self._described(Loan(tuple(segments), entries=entries, descriptors=descriptors))
+
+    def _described(self, loan: Loan) -> Loan:
+        for i, entry in enumerate(loan.descriptors):
+            start = i * SEGMENTS_PER_INDIRECT_PAGE
+            data = pack_segments(loan.segments[start : start + SEGMENTS_PER_INDIRECT_PAGE])
+            entry.page.view[: len(data)] = data
+        return loan
 
     def _grant_in_place(self, frame: int, offset: int, nr_bytes: int) -> Loan:
-        nr_pages = -(-(offset + nr_bytes) // PAGE_SIZE)
-        if self._table.free_count < nr_pages:
-            raise WouldBlockError(f"{nr_pages} grant references are needed, {self._table.free_count} are free")
-        refs, segments = [], []
-        while nr_bytes > 0:
+        refs, descriptors = self._take_in_place(-(-(offset + nr_bytes) // PAGE_SIZE))
+        segments = []
+        for ref in refs:
             part = min(nr_bytes, PAGE_SIZE - offset)
-            ref = self._table.allocate()
             self._table.grant_access(ref, self._backend, frame)
-            refs.append(ref)
             segments.append(BlkifSegment(ref, offset // SECTOR_SIZE, (offset + part) // SECTOR_SIZE - 1))
             frame, offset, nr_bytes = frame + 1, 0, nr_bytes - part
-        return Loan(tuple(segments), refs=refs)
+        return self._described(Loan(tuple(segments), refs=refs, descriptors=descriptors))
+
+    def _take_in_place(self, nr_pages: int) -> tuple[list[GrantRef], list[PoolEntry]]:
+        refs: list[GrantRef] = []
+        try:
+            while len(refs) < nr_pages:
+                refs.append(self._table.allocate())
+            nr_indirect = nr_indirect_pages(nr_pages)
+            self._pool.reserve(nr_indirect)
+        except (GrantError, WouldBlockError) as error:
+            for ref in refs:
+                self._table.free(ref)
+            raise WouldBlockError(f"{nr_pages} grant references are needed: {error}") from error
+        return refs, [self._pool.take() for _ in range(nr_indirect)]
 
     def take_back(self, op: BlkifOp, buffer: memoryview, loan: Loan) -> None:
         """End a loan after its response; a read's data is copied out whatever the status was, as Linux does.
@@ -94,20 +138,31 @@ class Lender:
             if op == BlkifOp.READ:
                 part[:] = entry.page.view[: part.nbytes]
             kept += self._pool.put_back(entry)
-        kept += self._end_access(loan.refs)
+        loan.refs = self._end_access(loan.refs)
+        kept += len(loan.refs) + sum(self._pool.put_back(entry) for entry in loan.descriptors)
         if kept and not self._persistent:
             raise BlkifPeerError(f"the backend still maps {kept} pages of a request that it answered")
 
-    def abandon(self, loan: Loan) -> None:
-        """End a loan whose request is never answered; pool pages are left to the pool's end."""
-        self._end_access(loan.refs)
+    def trim(self) -> int:
+        """If grants are persistent, end those of idle pages that the backend let go of; how many that were."""
+        return self._pool.trim() if self._persistent else 0
 
-    def _end_access(self, refs: Sequence[GrantRef]) -> int:
-        """How many of them are still mapped: these stay granted and are never used again."""
-        kept = 0
+    @property
+    def persistent_gnts_c(self) -> int:
+        """Granted pages that are idle."""
+        return self._pool.persistent_gnts_c
+
+    def abandon(self, loan: Loan) -> None:
+        """End a loan whose request is never answered, later if need be; pool pages are left to the pool's end."""
+        for ref in self._end_access(loan.refs):
+            self._table.end_access_later(ref)
+
+    def _end_access(self, refs: Sequence[GrantRef]) -> list[GrantRef]:
+        """Those that are mapped, and granted, still."""
+        kept = []
         for ref in refs:
             if self._table.end_access(ref):
                 self._table.free(ref)
             else:
-                kept += 1
+                kept.append(ref)
         return kept

@@ -1,12 +1,14 @@
 """The native data path of a frontend: engine.c behind the interface of engine.py."""
 
 import errno
+import functools
 from typing import Any, Final
 
 from xenblk._native import ffi, lib
-from xenblk.abi import Domid
+from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, Domid, GrantRef
 from xenblk.blkfront.bio import Bio
-from xenblk.blkif import Abi
+from xenblk.blkfront.features import Features
+from xenblk.blkif import BLKIF_MAX_INDIRECT_SEGMENTS, Abi, BlkifStatus
 from xenblk.counters import Counters
 from xenblk.errors import BlkifPeerError, PeerError, UsageError
 from xenblk.grants import GrantTable, allocate_pages
@@ -19,7 +21,9 @@ _BIOS_PER_CHUNK: Final = 64
 class NativeFrontEngine:
     """Drives one ring of one disk. The caller notifies the backend when `push` says so; one thread at a time.
 
-    `native` is the engine itself, a `struct xb_front` (engine.h), for whoever submits from C; valid until `close`.
+    `features` is what the backend offers; the engine withdraws what it refuses. A backend that is not `trusted` is lent
+    pages of the pool only. `native` is the engine itself, a `struct xb_front` (engine.h), for whoever submits from C;
+    valid until `close`.
     """
 
     def __init__(
@@ -36,10 +40,17 @@ class NativeFrontEngine:
         nr_pages: int,
         channel: EventChannel | None = None,
         poll_us: int = 0,
+        max_segments: int = BLKIF_MAX_SEGMENTS_PER_REQUEST,
+        trusted: bool = True,
+        features: Features | None = None,
     ) -> None:
         assert ring.entry_size == abi.entry_size
+        assert max_segments <= BLKIF_MAX_INDIRECT_SEGMENTS
+        self.features = Features() if features is None else features
         self._ring = ring
         self._memory = memory
+        self._table = table
+        self._nr_refs_max = ring.nr_ents * max(max_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST)
         self._bios = _Bios()
         self._done = ffi.new("struct xb_bio *[]", ring.nr_ents)
         self._pages = allocate_pages(memory, nr_pages)
@@ -47,15 +58,16 @@ class NativeFrontEngine:
         for page, entry in zip(self._pages, self._pool_pages, strict=True):
             entry.data, entry.frame = _address(page.view), page.frame
         # What the config points to must outlive the engine; cffi keeps none of it alive.
-        self._lent = (ring, table, counters, channel)
+        self._lent = (ring, table, counters, channel, self.features)
         config = ffi.new("struct xb_front_config *")
         config.ring = ring.native
         config.table = table.native
         config.counters = ffi.cast("struct xb_counters *", _address(counters.fields))
         config.channel = ffi.NULL if channel is None else channel.native
+        config.features, config.max_segments = self.features.native, max_segments
         config.pages, config.nr_pages = self._pool_pages, nr_pages
         address, nr_bytes = memory.extent
-        config.memory, config.memory_bytes = ffi.cast("uint8_t *", address), nr_bytes
+        config.memory, config.memory_bytes = ffi.cast("uint8_t *", address), nr_bytes if trusted else 0
         config.backend, config.handle = backend, handle
         config.persistent, config.poll_us = persistent, poll_us
         self.native: Any = lib.xb_front_create(config)
@@ -92,7 +104,9 @@ class NativeFrontEngine:
         return bool(lib.xb_front_push(self.native))
 
     def collect(self) -> list[Bio]:
-        """Take the responses that are there; returns the bios that are done. PeerError: trust the backend no more.
+        """Take the responses that are there; returns the bios that are done, those that needed none too.
+
+        PeerError: trust the backend no more.
 
         What was done before that is returned first, and the next call raises.
         """
@@ -103,7 +117,10 @@ class NativeFrontEngine:
         return bool(lib.xb_front_look_for(self.native))
 
     def must_look_again(self) -> bool:
-        """Before sleeping: ask for an event at the next response; True if one is there already."""
+        """Before sleeping: ask for an event at the next response.
+
+        True if there is one already, or if responses made room for what is queued.
+        """
         return bool(lib.xb_front_final_check(self.native))
 
     def _finished(self, nr_done: int) -> list[Bio]:
@@ -119,7 +136,9 @@ class NativeFrontEngine:
     def _settled(self, native: Any) -> Bio:
         bio, status = self._bios.give_back(native)
         bio.pieces_left = 0
-        if native.error:
+        if native.error and status == BlkifStatus.OKAY:
+            bio.error = OSError(int(native.error), f"the backend does not offer {bio.op.name}")
+        elif native.error:
             bio.error = OSError(
                 int(native.error), f"the backend answered status {status} to {bio.op.name} at {bio.offset}"
             )
@@ -137,33 +156,59 @@ class NativeFrontEngine:
         assert fault.code == lib.XB_FRONT_KEPT_PAGES
         return BlkifPeerError(f"the backend still maps {fault.kept} pages of a request that it answered")
 
-    def fail_all(self, error: OSError) -> list[Bio]:
-        """Give up: every bio that is not done ends with `error`. What is lent stays lent until `close`.
+    def reclaim(self, now_ns: int) -> int:
+        """While grants are persistent, at most every 10 s: end those of idle pages that the backend unmapped.
 
-        Bios that were submitted from C end too, and are their submitter's to know about.
+        Returns how many. `now_ns` is any clock that does not run backwards.
         """
+        return lib.xb_front_reclaim(self.native, now_ns)
+
+    @property
+    def persistent_gnts_c(self) -> int:
+        """Granted pages that wait in the pool for the next request."""
+        return lib.xb_front_persistent_grants(self.native)
+
+    def take_unfinished(self) -> list[Bio]:
+        """Give back every bio that is not done, in the order of their submission, to be submitted to another engine.
+
+        What is half done is done again whole. What is lent stays lent until `close`; the engine is not used any more.
+        Bios that were submitted from C are their submitter's to know about.
+        """
+        return self._taken(lib.xb_front_take_unfinished(self.native))
+
+    def fail_all(self, error: OSError) -> list[Bio]:
+        """Give up: as `take_unfinished`, and each of them ends with `error`, those that were submitted from C too."""
+        bios = self._taken(lib.xb_front_fail_all(self.native, error.errno or errno.EIO))
+        for bio in bios:
+            bio.error, bio.pieces_left = error, 0
+        return bios
+
+    def _taken(self, native: Any) -> list[Bio]:
         bios = []
-        native = lib.xb_front_fail_all(self.native, error.errno or errno.EIO)
         while native != ffi.NULL:
             following = native.next
             if native in self._bios:
-                bio, _status = self._bios.give_back(native)
-                bio.error, bio.pieces_left = error, 0
-                bios.append(bio)
+                bios.append(self._bios.give_back(native)[0])
             native = following
         return bios
 
     def close(self) -> None:
-        """End all grants and give the pages back, but for those that the backend still maps."""
-        if self.native != ffi.NULL:
-            lib.xb_front_destroy(self.native)
-            self.native = ffi.NULL
-            self._free_pages()
+        """End all grants and give the pages back; of those that the backend still maps, once it lets go of them."""
+        if self.native == ffi.NULL:
+            return
+        refs = ffi.new("uint32_t[]", self._nr_refs_max)
+        for ref in refs[0 : lib.xb_front_abandon(self.native, refs, len(refs))]:
+            self._table.end_access_later(GrantRef(ref))
+        lib.xb_front_destroy(self.native)
+        self.native = ffi.NULL
+        self._free_pages()
 
     def _free_pages(self) -> None:
         for page, entry in zip(self._pages, self._pool_pages, strict=True):
             if entry.gref == lib.XB_POOL_NO_GREF:
                 self._memory.free_page(page)
+            else:
+                self._table.end_access_later(GrantRef(entry.gref), functools.partial(self._memory.free_page, page))
 
 
 class _Bios:
@@ -181,9 +226,10 @@ class _Bios:
         native = self._free.pop()
         # A view of our own: the caller may release his.
         view = None if bio.buffer is None else bio.buffer[:]
-        native.op, native.offset = bio.op, bio.offset
+        native.op, native.offset, native.secure = bio.op, bio.offset, bio.secure
+        bio.error = None
         native.buffer = ffi.NULL if view is None else _address(view)
-        native.nr_bytes = 0 if view is None else view.nbytes
+        native.nr_bytes = bio.nr_bytes if view is None else view.nbytes
         self._in_flight[native] = bio, view
         return native
 

@@ -33,11 +33,15 @@ struct xb_pool {
 void xb_pool_init(struct xb_pool *pool, struct xb_grant_table *table, uint16_t domid, struct xb_pool_page *pages,
                   uint32_t nr_pages, uint32_t *granted, uint32_t *ungranted);
 
-/* Take `count` pages, at most 11, granted: 1, or 0 and none if pages or grant references are lacking. */
+/* Take `count` pages, granted: 1, or 0 and none if pages or grant references are lacking. */
 int xb_pool_take(struct xb_pool *pool, uint32_t *pages, uint32_t count);
 
 /* Take pages back after their request. Returns how many of them the backend still maps. */
 uint32_t xb_pool_put(struct xb_pool *pool, const uint32_t *pages, uint32_t count);
+
+/* End the grants of free pages that the backend let go of meanwhile; these go to the tail. Returns how many. Linux does
+ * it every 10 s. */
+uint32_t xb_pool_trim(struct xb_pool *pool);
 
 /* End every grant that can be ended, of pages free or taken; the pool is not used any more. Returns how many pages the
  * backend still maps: those keep their gref. */

@@ -10,9 +10,21 @@ import pytest
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, Domid
 from xenblk.blkfront.bio import Bio
 from xenblk.blkfront.engine import FrontEngine
+from xenblk.blkfront.features import Features
 from xenblk.blkfront.lending import Lender
 from xenblk.blkfront.native_engine import NativeFrontEngine
-from xenblk.blkif import X86_64, Abi, BlkifOp, BlkifRequest, BlkifResponse
+from xenblk.blkif import (
+    X86_64,
+    Abi,
+    BlkifOp,
+    BlkifRequest,
+    BlkifResponse,
+    BlkifSegment,
+    DiscardRequest,
+    IndirectRequest,
+    Request,
+    parse_segments,
+)
 from xenblk.counters import Counters
 from xenblk.emulated.memory import DomainMemory
 from xenblk.grants import GrantPool, GrantTable
@@ -21,6 +33,7 @@ from xenblk.ring import BackRing, FrontRing
 BACKEND = Domid(0)
 HANDLE = 51712
 NR_FRAMES, TABLE_FRAMES = 600, 1
+BIG_NR_FRAMES = 5000
 MAPPED = 8 | 16
 """GTF_reading and GTF_writing."""
 
@@ -29,15 +42,24 @@ class World:
     """A frontend engine, and its backend: `take` its requests, `answer` them; `map` marks what it keeps mapped."""
 
     def __init__(
-        self, engine: str, *, persistent: bool = True, abi: Abi = X86_64, nr_pages: int = 384, nr_grants: int = 512
+        self,
+        engine: str,
+        *,
+        persistent: bool = True,
+        trusted: bool = True,
+        abi: Abi = X86_64,
+        nr_pages: int = 384,
+        nr_grants: int = 512,
+        max_segments: int = 11,
+        features: Features | None = None,
+        before: "World | None" = None,
     ) -> None:
-        fd = os.memfd_create("domain")
-        os.truncate(fd, NR_FRAMES * PAGE_SIZE)
-        self.memory = DomainMemory(fd, NR_FRAMES, TABLE_FRAMES)
-        os.close(fd)
-        self.grant_frames = self.memory.grant_frames()
-        self.table = GrantTable(self.grant_frames[: nr_grants * 8])
+        if before is not None:
+            self.memory, self.table, self.grant_frames = before.memory, before.table, before.grant_frames
+        else:
+            self._boot(nr_grants)
         self.counters = Counters()
+        self.features = Features() if features is None else features
         self.abi = abi
         ring_page = self.memory.allocate_page().view
         self.ring = FrontRing(ring_page, abi.entry_size)
@@ -48,16 +70,42 @@ class World:
         self.keeps = persistent
         if engine == "native":
             self.engine = NativeFrontEngine(
-                self.ring, abi, HANDLE, self.counters, self.table, self.memory, BACKEND, persistent, nr_pages=nr_pages
+                self.ring,
+                abi,
+                HANDLE,
+                self.counters,
+                self.table,
+                self.memory,
+                BACKEND,
+                persistent,
+                nr_pages=nr_pages,
+                max_segments=max_segments,
+                trusted=trusted,
+                features=self.features,
             )
         else:
             self.pool = GrantPool(self.table, self.memory, BACKEND, nr_pages)
-            lender = Lender(self.table, self.memory, self.pool, BACKEND, persistent)
-            self.engine = FrontEngine(self.ring, abi, HANDLE, lender, self.counters)
+            lender = Lender(
+                self.table, self.memory, self.pool, BACKEND, persistent, trusted=trusted, max_segments=max_segments
+            )
+            self.engine = FrontEngine(self.ring, abi, HANDLE, lender, self.counters, self.features)
 
-    def submit(self, op: BlkifOp, offset: int = 0, buffer: Any = None) -> Bio:
+    def _boot(self, nr_grants: int) -> None:
+        nr_table_frames = -(-nr_grants * 8 // PAGE_SIZE)
+        nr_frames = NR_FRAMES if nr_table_frames == TABLE_FRAMES else BIG_NR_FRAMES
+        fd = os.memfd_create("domain")
+        os.truncate(fd, nr_frames * PAGE_SIZE)
+        self.memory = DomainMemory(fd, nr_frames, nr_table_frames)
+        os.close(fd)
+        self.grant_frames = self.memory.grant_frames()
+        self.table = GrantTable(self.grant_frames[: nr_grants * 8])
+
+    def submit(
+        self, op: BlkifOp, offset: int = 0, buffer: Any = None, *, nr_bytes: int = 0, secure: bool = False
+    ) -> Bio:
         """A bio, queued."""
-        bio = Bio(op, offset, None if buffer is None else memoryview(buffer).cast("B"))
+        view = None if buffer is None else memoryview(buffer).cast("B")
+        bio = Bio(op, offset, view, nr_bytes=nr_bytes, secure=secure)
         self.engine.submit(bio)
         return bio
 
@@ -66,18 +114,32 @@ class World:
         self.engine.fill()
         return bool(self.engine.push())
 
-    def take(self) -> list[BlkifRequest]:
+    def take(self) -> list[Any]:
         """What was published."""
-        requests = []
+        requests: list[Request] = []
         while (slot := self.back.consume()) is not None:
-            request = self.abi.parse_request(slot)
-            assert isinstance(request, BlkifRequest)
-            requests.append(request)
+            requests.append(self.abi.parse_request(slot))
         return requests
 
-    def answer(self, request: BlkifRequest, status: int = 0, **lies: int) -> None:
+    def segments(self, request: Request) -> tuple[BlkifSegment, ...]:
+        """The segments of any request, out of its descriptor pages if it has such."""
+        if isinstance(request, DiscardRequest):
+            return ()
+        if isinstance(request, BlkifRequest):
+            return request.segments
+        grefs = request.indirect_grefs[: -(-request.nr_segments // 512)]
+        return parse_segments(b"".join(bytes(self.granted(gref)) for gref in grefs))[: request.nr_segments]
+
+    def grefs(self, request: Request) -> list[int]:
+        """All that a request lends: descriptor pages, then data."""
+        indirect = isinstance(request, IndirectRequest)
+        descriptors = request.indirect_grefs[: -(-request.nr_segments // 512)] if indirect else ()
+        return [*descriptors, *(segment.gref for segment in self.segments(request))]
+
+    def answer(self, request: Request, status: int = 0, **lies: int) -> None:
         """Answer, and publish."""
-        response = dataclasses.replace(BlkifResponse(request.id, request.operation, status), **lies)
+        operation = request.indirect_op if isinstance(request, IndirectRequest) else request.operation
+        response = dataclasses.replace(BlkifResponse(request.id, operation, status), **lies)
         self.back.put(self.abi.pack_response(response))
         self.back.push()
 
@@ -95,13 +157,16 @@ class World:
         """Say in the grant table that the backend has a page mapped, or has not."""
         self.grant_frames[gref * 8] = 1 | (MAPPED if mapped else 0)
 
-    def move(self, request: BlkifRequest, disk: bytearray) -> None:
+    def move(self, request: Request, disk: bytearray) -> None:
         """Do what a request asks for."""
         at = request.sector_number * SECTOR_SIZE
-        for segment in request.segments:
+        operation = request.indirect_op if isinstance(request, IndirectRequest) else request.operation
+        if isinstance(request, DiscardRequest):
+            disk[at : at + request.nr_sectors * SECTOR_SIZE] = bytes(request.nr_sectors * SECTOR_SIZE)
+        for segment in self.segments(request):
             first, end = segment.first_sect * SECTOR_SIZE, (segment.last_sect + 1) * SECTOR_SIZE
             part = self.granted(segment.gref)[first:end]
-            if request.operation == BlkifOp.WRITE:
+            if operation in (BlkifOp.WRITE, BlkifOp.WRITE_BARRIER):
                 disk[at : at + end - first] = part
             else:
                 part[:] = disk[at : at + end - first]
