@@ -52,22 +52,32 @@ class AsyncDisk:
             await self._run(BlkifOp.READ, offset, memoryview(data))
         return bytes(data)
 
-    async def pwrite(self, data: Any, offset: int) -> int:
-        """Write a bytes-like object whole; returns its length. Durable only after `flush`."""
+    async def pwrite(self, data: Any, offset: int, *, fua: bool = False) -> int:
+        """Write a bytes-like object whole; returns its length. Durable only after `flush`, which `fua` includes."""
         view = memoryview(data).cast("B")
         check_writable(self.frontend, view.nbytes, offset)
         if view.nbytes:
             await self._run(BlkifOp.WRITE, offset, view)
+        if view.nbytes and fua:
+            await self.flush()
         return view.nbytes
+
+    async def discard(self, offset: int, count: int, secure: bool = False) -> None:
+        """As VirtualDisk's."""
+        check_writable(self.frontend, count, offset)
+        if count:
+            await self._run(BlkifOp.DISCARD, offset, None, nr_bytes=count, secure=secure)
 
     async def flush(self) -> None:
         """Make every write that was awaited before durable, as far as the backend's disk can."""
         if not self.read_only:
             await self._run(BlkifOp.FLUSH_DISKCACHE, 0, None)
 
-    async def _run(self, op: BlkifOp, offset: int, buffer: memoryview | None) -> None:
+    async def _run(
+        self, op: BlkifOp, offset: int, buffer: memoryview | None, *, nr_bytes: int = 0, secure: bool = False
+    ) -> None:
         loop = self._listen()
-        bio = self.frontend.submit(op, offset, buffer)
+        bio = self.frontend.submit(op, offset, buffer, nr_bytes=nr_bytes, secure=secure)
         # Kept until the bio is done, whatever becomes of the await: so is the buffer.
         future = self._waiting[bio] = loop.create_future()
         if not self._turn_comes:

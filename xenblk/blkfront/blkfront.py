@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, Domid
-from xenblk.blkfront.bio import Bio
+from xenblk.blkfront.bio import Bio, checked_bio
 from xenblk.blkfront.connection import DataPath, Ring
 from xenblk.blkfront.native_engine import NativeFrontEngine
 from xenblk.blkif import BlkifOp
@@ -159,6 +159,9 @@ class Blkfront:
                 event = self._store.next_event(_LIVENESS_S)
                 if event is not None and not self._closing:
                     self._backend_changed()
+                with self._lock:
+                    if self._data is not None:
+                        self._data.reclaim(time.monotonic_ns())
                 if self._ring is not None:
                     # Who sleeps for a response sleeps without a timer, which would cost as much as the rest of it.
                     self._ring.channel.wake()
@@ -278,35 +281,29 @@ class Blkfront:
         for page in pages:
             self._platform.memory.free_page(page)
 
-    def submit(self, op: BlkifOp, offset: int = 0, buffer: memoryview | None = None) -> Bio:
+    def submit(
+        self, op: BlkifOp, offset: int = 0, buffer: memoryview | None = None, *, nr_bytes: int = 0, secure: bool = False
+    ) -> Bio:
         """Queue an operation; `poll` sends it. UsageError if no disk could serve it, OSError if this one is lost.
 
         Offset and length are multiples of 512 bytes within the disk; the buffer is left alone until the bio is done.
+        A discard has `nr_bytes` and no buffer.
         """
-        return self.submit_batch([(op, offset, buffer)])[0]
+        return self._submit([checked_bio(op, offset, buffer, nr_bytes, secure, self.size)])[0]
 
     def submit_batch(self, operations: Iterable[tuple[BlkifOp, int, memoryview | None]]) -> list[Bio]:
         """As `submit`, for any number of operations; all of them or none."""
-        bios = [self._checked(*operation) for operation in operations]
+        return self._submit([checked_bio(*operation, 0, False, self.size) for operation in operations])
+
+    def _submit(self, bios: list[Bio]) -> list[Bio]:
+        name = next((bio.op.name for bio in bios if bio.op != BlkifOp.READ), None)
+        if self.read_only and name is not None:
+            raise OSError(errno.EROFS, f"disk {vdev_name(self.handle)} is read-only: it can be read, not {name}")
         with self._lock:
             engine = self._data_path().engine
             for bio in bios:
                 engine.submit(bio)
         return bios
-
-    def _checked(self, op: BlkifOp, offset: int, buffer: memoryview | None) -> Bio:
-        nr_bytes = 0 if buffer is None else buffer.nbytes
-        if op == BlkifOp.READ and buffer is not None and buffer.readonly:
-            raise UsageError("a read needs a buffer that can be written")
-        if (op == BlkifOp.FLUSH_DISKCACHE) != (nr_bytes == 0):
-            raise UsageError(f"a read or write carries data and a flush none: {op.name} with {nr_bytes} bytes")
-        if offset % SECTOR_SIZE or nr_bytes % SECTOR_SIZE:
-            raise UsageError(f"offset {offset} and length {nr_bytes} must be multiples of {SECTOR_SIZE} bytes")
-        if not 0 <= offset <= self.size - nr_bytes:
-            raise UsageError(f"{nr_bytes} bytes at {offset} are outside the disk of {self.size} bytes")
-        if self.read_only and op != BlkifOp.READ:
-            raise OSError(errno.EROFS, f"disk {vdev_name(self.handle)} is read-only: it can be read, not {op.name}")
-        return Bio(op, offset, None if buffer is None else buffer.cast("B"))
 
     @contextlib.contextmanager
     def native(self) -> Iterator[Any]:

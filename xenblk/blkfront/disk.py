@@ -52,22 +52,35 @@ class VirtualDisk:
             self._run(BlkifOp.READ, offset, view)
         return view.nbytes
 
-    def pwrite(self, data: Any, offset: int) -> int:
-        """Write a bytes-like object whole; returns its length. Durable only after `flush`."""
+    def pwrite(self, data: Any, offset: int, *, fua: bool = False) -> int:
+        """Write a bytes-like object whole; returns its length. Durable only after `flush`, which `fua` includes."""
         view = memoryview(data).cast("B")
         check_writable(self.frontend, view.nbytes, offset)
         if view.nbytes:
             self._run(BlkifOp.WRITE, offset, view)
+        if view.nbytes and fua:
+            self.flush()
         return view.nbytes
+
+    def discard(self, offset: int, count: int, secure: bool = False) -> None:
+        """Say that `count` bytes from `offset` are not needed any more; what is read there later is undefined.
+
+        `secure` asks for the data to be erased. OSError EOPNOTSUPP if the backend does not offer it.
+        """
+        check_writable(self.frontend, count, offset)
+        if count:
+            self._run(BlkifOp.DISCARD, offset, None, nr_bytes=count, secure=secure)
 
     def flush(self) -> None:
         """Make every write that returned before durable, as far as the backend's disk can."""
         if not self.read_only:
             self._run(BlkifOp.FLUSH_DISKCACHE, 0, None)
 
-    def _run(self, op: BlkifOp, offset: int, buffer: memoryview | None) -> None:
+    def _run(
+        self, op: BlkifOp, offset: int, buffer: memoryview | None, *, nr_bytes: int = 0, secure: bool = False
+    ) -> None:
         with self._lock:
-            bio = self.frontend.submit(op, offset, buffer)
+            bio = self.frontend.submit(op, offset, buffer, nr_bytes=nr_bytes, secure=secure)
             done: list[Bio] = []
             while bio not in done:
                 done = self.frontend.poll()
