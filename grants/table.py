@@ -67,7 +67,7 @@ class GrantTable:
         return bool(lib.xb_grant_table_end_access(self.native, ref))
 
     def flags(self, ref: GrantRef) -> int:
-        """The entry's GTF_* bits as they stand: reading (8) and writing (16) say that the other domain has it mapped."""
+        """The entry's GTF_* bits as they stand: reading (8) and writing (16) say the other domain has it mapped."""
         return int(self._entries[ref].flags)
 
     def end_access_later(self, ref: GrantRef, ended: Callable[[], None] = lambda: None) -> None:

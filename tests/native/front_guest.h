@@ -31,7 +31,8 @@ static struct xb_back_ring back_ring;
 static struct xb_front *front;
 
 /* Without persistent grants the engine lends buffers of `memory` in place. */
-static inline void create_front(const struct xb_channel *channel, int persistent, uint32_t poll_us)
+static inline void create_front_with(const struct xb_channel *channel, int persistent, uint32_t poll_us,
+                                     uint32_t max_segments, struct xb_front_features *features)
 {
     static uint32_t stack[NR_REFS];
     static uint8_t state[NR_REFS];
@@ -46,6 +47,8 @@ static inline void create_front(const struct xb_channel *channel, int persistent
         .memory_bytes = sizeof(memory),
         .persistent = persistent,
         .poll_us = poll_us,
+        .max_segments = max_segments,
+        .features = features,
     };
 
     xb_grant_table_init(&table, entries, stack, state, NR_REFS);
@@ -57,4 +60,10 @@ static inline void create_front(const struct xb_channel *channel, int persistent
     XB_ASSERT(xb_back_ring_attach(&back_ring, ring_page, NR_ENTS, XB_BLKIF_X86_64_SLOT_BYTES) == 0);
     front = xb_front_create(&config);
     XB_ASSERT(front != NULL);
+}
+
+/* Reads, writes and flushes, and no indirect requests. */
+static inline void create_front(const struct xb_channel *channel, int persistent, uint32_t poll_us)
+{
+    create_front_with(channel, persistent, poll_us, 0, NULL);
 }

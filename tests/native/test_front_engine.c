@@ -21,6 +21,7 @@
 
 #define DISK_BYTES (1 << 20)
 #define DEPTH 48
+#define NR_RECOVERED 40
 #define ROUNDS 300
 #define HANG_S 300
 
@@ -54,15 +55,22 @@ static const struct xb_channel channel = {.context = &to_back, .notify = notify,
 static void serve(const struct xb_blkif_request *request, int keep)
 {
     size_t at = request->sector_number * 512;
+    int is_indirect = request->operation == XB_BLKIF_INDIRECT;
+    const uint8_t *described = memory + (size_t)entries[request->indirect_grefs[0]].frame * PAGE_SIZE;
 
     for (uint32_t i = 0; i < request->nr_segments; i++) {
-        const struct xb_blkif_segment *segment = &request->segments[i];
-        struct xb_grant_entry *entry = &entries[segment->gref];
-        uint8_t *page = memory + (size_t)entry->frame * PAGE_SIZE + segment->first_sect * 512;
-        size_t part = (segment->last_sect - segment->first_sect + 1) * 512;
+        struct xb_blkif_segment segment = request->segments[is_indirect ? 0 : i];
+        struct xb_grant_entry *entry;
+        uint8_t *page;
+        size_t part;
 
+        if (is_indirect)
+            memcpy(&segment, described + (size_t)i * 8, sizeof(segment));
+        entry = &entries[segment.gref];
+        page = memory + (size_t)entry->frame * PAGE_SIZE + segment.first_sect * 512;
+        part = (segment.last_sect - segment.first_sect + 1) * 512;
         XB_ASSERT(at + part <= DISK_BYTES);
-        if (request->operation == XB_BLKIF_WRITE)
+        if ((is_indirect ? request->indirect_op : request->operation) == XB_BLKIF_WRITE)
             memcpy(disk + at, page, part);
         else
             memcpy(page, disk + at, part);
@@ -70,17 +78,21 @@ static void serve(const struct xb_blkif_request *request, int keep)
         if (keep)
             __atomic_fetch_or(&entry->flags, GTF_reading | GTF_writing, __ATOMIC_SEQ_CST);
     }
+    if (keep && is_indirect)
+        __atomic_fetch_or(&entries[request->indirect_grefs[0]].flags, GTF_reading | GTF_writing, __ATOMIC_SEQ_CST);
 }
 
 static int serve_one(int keep)
 {
     uint8_t slot[XB_BLKIF_X86_64_SLOT_BYTES], answer[XB_BLKIF_X86_64_SLOT_BYTES];
-    struct xb_blkif_request request;
+    struct xb_blkif_request request = {0};
 
     if (xb_back_ring_consume(&back_ring, slot) != 1)
         return 0;
     xb_blkif_parse(slot, sizeof(slot), &request);
     serve(&request, keep);
+    if (request.operation == XB_BLKIF_INDIRECT)
+        request.operation = request.indirect_op;
     xb_blkif_pack_response(answer, sizeof(answer), request.id, request.operation, XB_BLKIF_OKAY);
     XB_ASSERT(xb_back_ring_put(&back_ring, answer) == 1);
     return 1;
@@ -149,19 +161,20 @@ static void run_round(struct xb_bio *bios, int round)
     xb_front_check(front);
 }
 
-static void test_two_threads(int persistent, int in_place, uint32_t poll_us)
+static void test_two_threads(int persistent, int in_place, uint32_t poll_us, uint32_t max_segments)
 {
     static struct xb_bio bios[DEPTH];
     uint64_t random = 88172645463325252u;
     pthread_t thread;
 
-    create_front(&channel, persistent, poll_us);
+    create_front_with(&channel, persistent, poll_us, max_segments, NULL);
     stop = 0;
     XB_ASSERT(pthread_create(&thread, NULL, backend, persistent ? &stop : NULL) == 0);
     for (int round = 0; round < ROUNDS; round++) {
         for (uint32_t i = 0; i < DEPTH; i++)
             prepare(&bios[i], i, round, in_place, &random);
         run_round(bios, round);
+        xb_front_reclaim(front, (uint64_t)round * 5000000000u);
     }
     __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
     notify(&to_back);
@@ -237,6 +250,39 @@ static void test_what_was_streamed_is_fenced_though_the_store_changed(void)
     xb_front_destroy(front);
 }
 
+/* All operations on the ring and behind it, none of them answered; then again in another engine. */
+static void test_what_is_unfinished_comes_in_order(void)
+{
+    static const uint8_t ops[] = {XB_BLKIF_READ, XB_BLKIF_WRITE_BARRIER, XB_BLKIF_FLUSH_DISKCACHE, XB_BLKIF_DISCARD};
+    struct xb_front_features all = {1, 1, 1, 1};
+    struct xb_bio bios[NR_RECOVERED], *done[NR_RECOVERED], *bio;
+    uint32_t left = NR_RECOVERED;
+
+    create_front_with(&channel, 1, 0, 20, &all);
+    for (uint32_t i = 0; i < NR_RECOVERED; i++) {
+        bios[i] = (struct xb_bio){.op = ops[i % 4], .buffer = buffers[0], .nr_bytes = 13 * PAGE_SIZE};
+        bios[i].nr_bytes = ops[i % 4] == XB_BLKIF_FLUSH_DISKCACHE ? 0 : bios[i].nr_bytes;
+        xb_front_submit(front, &bios[i]);
+    }
+    xb_front_step(front, done, NR_RECOVERED);
+    bio = xb_front_take_unfinished(front);
+    for (uint32_t i = 0; i < NR_RECOVERED; i++, bio = bio->next)
+        XB_ASSERT(bio == &bios[i]);
+    XB_ASSERT(bio == NULL && xb_front_take_unfinished(front) == NULL);
+    xb_front_destroy(front);
+    create_front_with(&channel, 0, 0, 0, &all);
+    for (uint32_t i = 0; i < NR_RECOVERED; i++)
+        xb_front_submit(front, &bios[i]);
+    while (left > 0) {
+        left -= xb_front_step(front, done, NR_RECOVERED);
+        while (serve_one(0))
+            ;
+        xb_back_ring_push(&back_ring);
+    }
+    XB_ASSERT(!xb_front_busy(front));
+    xb_front_destroy(front);
+}
+
 int main(void)
 {
     alarm(HANG_S);
@@ -245,8 +291,11 @@ int main(void)
     XB_ASSERT(to_back >= 0 && to_front >= 0);
     test_lies();
     test_what_was_streamed_is_fenced_though_the_store_changed();
-    test_two_threads(1, 0, 0);
-    test_two_threads(1, 0, 50);
-    test_two_threads(0, 1, 0);
+    test_what_is_unfinished_comes_in_order();
+    test_two_threads(1, 0, 0, 0);
+    test_two_threads(1, 0, 50, 0);
+    test_two_threads(0, 1, 0, 0);
+    test_two_threads(1, 0, 0, 20);
+    test_two_threads(0, 1, 0, 20);
     return 0;
 }

@@ -1,4 +1,5 @@
-/* A loan is of 11 pages at most: what would take more ends the process, before anything is granted or written. */
+/* A loan is of max_segments pages at most: what would take more ends the process, before anything is granted or
+ * written. One of many pages has its segments in descriptor pages, through the last of which it goes exactly. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stddef.h>
@@ -14,8 +15,9 @@
 #include "xenblk/blkfront/lending.h"
 
 #define PAGE_SIZE 4096u
-#define NR_REFS 512
+#define NR_REFS 1024
 #define NR_POOL 300
+#define MANY 513 /* needs a second descriptor page, for one segment */
 #define NR_FRAMES 300
 #define BACKEND 3
 #define HANG_S 300
@@ -26,7 +28,8 @@ static struct xb_grant_table table;
 static struct xb_pool_page pages[NR_POOL];
 static struct xb_lender lender;
 static struct xb_loan loan;
-static uint8_t segments[XB_LOAN_SEGMENTS_MAX * 8];
+static uint8_t segments[XB_LOAN_SEGMENTS_MAX * 8], many_bytes[MANY * PAGE_SIZE];
+static uint32_t many[MANY + 2];
 
 static void begin(void)
 {
@@ -66,6 +69,31 @@ static void expect_abort(uint8_t *buffer, uint32_t nr_bytes)
     XB_ASSERT(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
+/* The pool has fewer pages than that, so the data is granted in place. */
+static void test_descriptors(void)
+{
+    uint32_t refs[XB_LOAN_INDIRECT_MAX], ref, free = xb_grant_table_nr_free(&table);
+    struct xb_lender other = lender;
+
+    other.memory = many_bytes;
+    other.memory_bytes = sizeof(many_bytes);
+    other.max_segments = MANY;
+    loan.many = many;
+    XB_ASSERT(xb_longest_piece(&other, many_bytes, sizeof(many_bytes), MANY) == sizeof(many_bytes));
+    XB_ASSERT(xb_lend(&other, many_bytes, sizeof(many_bytes), 1, &loan, segments) == 1);
+    XB_ASSERT(loan.count == MANY && loan.nr_indirect == 2);
+    XB_ASSERT(xb_grant_table_nr_free(&table) == free - MANY - 2);
+    memcpy(refs, segments + 4, sizeof(refs));
+    XB_ASSERT(refs[0] != 0 && refs[1] != 0 && refs[2] == 0 && refs[7] == 0);
+    for (uint32_t i = 0; i < MANY; i++) {
+        memcpy(&ref, memory + (size_t)entries[refs[i / 512]].frame * PAGE_SIZE + i % 512 * 8, sizeof(ref));
+        XB_ASSERT(entries[ref].frame == i && entries[ref].flags == GTF_permit_access);
+    }
+    XB_ASSERT(xb_take_back(&other, &loan, 0) == 0);
+    XB_ASSERT(xb_grant_table_nr_free(&table) == free);
+    lender.pool = other.pool;
+}
+
 int main(void)
 {
     alarm(HANG_S);
@@ -78,6 +106,7 @@ int main(void)
     expect_abort(memory, 256 * PAGE_SIZE); /* 0, in the loan's eight bits */
     expect_abort(elsewhere, 12 * PAGE_SIZE);
     expect_abort(elsewhere, 256 * PAGE_SIZE);
+    test_descriptors();
     xb_pool_close(&lender.pool);
     return 0;
 }
