@@ -37,7 +37,10 @@ class Disk(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes, a multiple of `sector_size`."""
+        """Bytes, a multiple of `sector_size`, as they were found last."""
+
+    def find_size(self) -> int:
+        """Look how large the disk is now; `size` is that from now on."""
 
     @property
     def sector_size(self) -> int:
@@ -99,14 +102,18 @@ def _require_sectors(name: str, size: int, sector_size: int) -> None:
 
 
 class _SizedDisk(abc.ABC):
-    """A disk of fixed size: keeps requests within it, and offers the calls of a disk written in Python."""
+    """A disk that knows its size: keeps requests within it, and offers the calls of a disk written in Python."""
 
     def __init__(self, name: str, size: int, read_only: bool, sector_size: int) -> None:
         _require_sectors(name, size, sector_size)
         self.name: Final = name
-        self.size: Final = size
+        self.size = size
         self.read_only: Final = read_only
         self.sector_size: Final = sector_size
+
+    def find_size(self) -> int:
+        """See Disk. The size is what it was."""
+        return self.size
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk."""
@@ -227,6 +234,11 @@ class FileDisk(_SizedDisk):
             raise
         self.discard_granularity: Final = hole_bytes(self._fd, self.size)
 
+    def find_size(self) -> int:
+        """See Disk. A file that somebody truncated or extended; a last sector that is not whole does not count."""
+        self.size = os.lseek(self._fd, 0, os.SEEK_END) // self.sector_size * self.sector_size
+        return self.size
+
     def fileno(self) -> int:
         """The open file's descriptor, the disk's own."""
         return self._fd
@@ -299,8 +311,8 @@ def _skip(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
 class ObjectDisk:
     """A disk written in Python, behind the interface of the engines; what it returns is checked.
 
-    Whatever goes wrong in the object is an OSError here, and an error of one request to the guest. `size` is read once.
-    The object stays its owner's: `close` does not close it. DiskError if it is not a disk.
+    Whatever goes wrong in the object is an OSError here, and an error of one request to the guest. The object stays its
+    owner's: `close` does not close it. DiskError if it is not a disk.
     """
 
     def __init__(self, disk: Any, read_only: bool = False) -> None:
@@ -316,11 +328,19 @@ class ObjectDisk:
             raise DiskError(f"a disk has a size in bytes; {self._name}.size is {size!r}")
         self.sector_size: Final[int] = getattr(disk, "sector_size", SECTOR_SIZE)
         _require_sectors(self._name, size, self.sector_size)
-        self.size: Final = size
+        self.size = size
         can_discard = callable(getattr(disk, "discard", None))
         self.discard_granularity: Final[int] = (
             getattr(disk, "discard_granularity", self.sector_size) if can_discard else 0
         )
+
+    def find_size(self) -> int:
+        """See Disk. OSError if the object's size is no size."""
+        size = getattr(self._disk, "size", None)
+        if not isinstance(size, int) or size < 0:
+            raise OSError(errno.EIO, f"{self._name}.size is {size!r}, not a number of bytes")
+        self.size = size // self.sector_size * self.sector_size
+        return self.size
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk. One call of `pread`, whatever the number of buffers."""

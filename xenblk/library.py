@@ -59,11 +59,11 @@ class Host:
         undo.callback(thread.join)
         undo.callback(backend.stop)
 
-    def _open_disk(self, params: str, read_only: bool) -> Disk:
+    def _open_disk(self, params: str, read_only: bool, sector_size: int) -> Disk:
         if params not in self._objects:
             if params.startswith(_OBJECT):
                 raise DiskError(f"there is no disk {params}")
-            return open_disk(params, read_only, self._direct)
+            return open_disk(params, read_only, self._direct, sector_size)
         return ObjectDisk(self._objects[params], read_only=read_only)
 
     def attach(

@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from xenblk.abi import DOM0, Domid
+from xenblk.disk import SECTOR_SIZES
 from xenblk.errors import HostError, UsageError, XenstoreError
 from xenblk.vdev import vdev_name
 from xenblk.xenbus import XenbusState, parse_state
@@ -17,6 +18,30 @@ from xenblk.xenstore.client import Xenstore, XenstoreTransaction
 
 _POLL_S: Final = 0.005
 MODES: Final = ("r", "w")
+
+
+DEVICE_TYPES: Final = ("disk", "cdrom")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DiskOptions:
+    """What a toolstack may say of a disk beside where it is: `sector_size`, 512 unless the disk has one, in bytes.
+
+    `discard_enable` lets the backend offer discard, if the disk has it. A frontend whose backend is not `trusted`
+    shares no page with it but those of its pool. UsageError for what no disk has.
+    """
+
+    sector_size: int | None = None
+    device_type: str = "disk"
+    removable: bool = False
+    discard_enable: bool = True
+    trusted: bool = True
+
+    def __post_init__(self) -> None:
+        if self.sector_size not in (None, *SECTOR_SIZES):
+            raise UsageError(f"a disk's sector size is 512 or 4096 bytes, not {self.sector_size}")
+        if self.device_type not in DEVICE_TYPES:
+            raise UsageError(f"a device is a disk or a cdrom, not {self.device_type!r}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +80,7 @@ def attach(
     mode: str = "w",
     backend_id: Domid = DOM0,
     timeout_s: float = 10.0,
+    options: DiskOptions | None = None,
 ) -> None:
     """Give domain `domid` a disk and wait until its backend has opened it.
 
@@ -65,7 +91,8 @@ def attach(
         raise UsageError(f"a disk's mode is r (read-only) or w (read-write), not {mode!r}")
     if store.exists(frontend_path(domid, handle)):
         raise UsageError(f"domain {domid} has a disk {vdev_name(handle)} already")
-    store.transact(lambda transaction: _make_nodes(transaction, domid, handle, params, mode, backend_id))
+    wanted = options or DiskOptions()
+    store.transact(lambda transaction: _make_nodes(transaction, domid, handle, params, mode, backend_id, wanted))
     try:
         _wait_for_hotplug(store, backend_path(backend_id, domid, handle), timeout_s)
     except BaseException:
@@ -74,7 +101,13 @@ def attach(
 
 
 def _make_nodes(
-    store: XenstoreTransaction, domid: Domid, handle: int, params: str, mode: str, backend_id: Domid
+    store: XenstoreTransaction,
+    domid: Domid,
+    handle: int,
+    params: str,
+    mode: str,
+    backend_id: Domid,
+    options: DiskOptions,
 ) -> None:
     front, back = frontend_path(domid, handle), backend_path(backend_id, domid, handle)
     _make(
@@ -85,16 +118,19 @@ def _make_nodes(
             "frontend": front,
             "frontend-id": str(domid),
             "online": "1",
-            "removable": "0",
+            "removable": str(int(options.removable)),
             "bootable": "1",
             "state": str(int(XenbusState.INITIALISING)),
             "dev": vdev_name(handle),
             "type": "file",
             "params": params,
             "mode": mode,
-            "device-type": "disk",
+            "device-type": options.device_type,
+            "discard-enable": str(int(options.discard_enable)),
         },
     )
+    if options.sector_size is not None:
+        store.write(f"{back}/sector-size", str(options.sector_size))
     _make(
         store,
         front,
@@ -104,7 +140,8 @@ def _make_nodes(
             "backend-id": str(backend_id),
             "state": str(int(XenbusState.INITIALISING)),
             "virtual-device": str(handle),
-            "device-type": "disk",
+            "device-type": options.device_type,
+            "trusted": str(int(options.trusted)),
         },
     )
 

@@ -73,7 +73,7 @@ def test_regression_a_disk_that_cannot_even_say_its_size(host: xenblk.Host) -> N
 
 def test_regression_a_bug_while_a_device_connects(host: xenblk.Host, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Vbd, "_disk_properties", then_fail(Vbd._disk_properties))
+        patch.setattr(Vbd, "_publish", then_fail(Vbd._publish))
         with pytest.raises(OSError, match="went to Closing"):
             host.attach(xenblk.MemoryDisk(4096))
     assert errors(host) == ["5 a bug of the backend: Surprise: it cannot be"]

@@ -11,7 +11,7 @@ from engines.platform import GUEST, LocalPlatform
 import xenblk
 from xenblk.abi import DOM0, PAGE_SIZE
 from xenblk.blkback.connection import Connection
-from xenblk.blkback.frontend_keys import FrontendKeys
+from xenblk.blkback.frontend_keys import FrontendKeys, QueueKeys
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkfront.bio import Bio
 from xenblk.blkfront.connection import DataPath, Ring
@@ -76,7 +76,7 @@ def test_connections(engine: str, parameters: dict[str, int], tmp_path: Path) ->
 
     def cycle() -> None:
         ring = Ring(platform, DOM0)
-        keys = FrontendKeys(ring.refs, ring.channel.port, ring.abi, persistent=True)
+        keys = FrontendKeys([QueueKeys(ring.refs, ring.channel.port)], ring.abi, persistent=True)
         connection = Connection(platform, GUEST, "vbd", keys, disks[0], BackendParameters(engine=engine, **parameters))
         data = DataPath(platform, ring, DOM0, 51712, True, engine=engine)
         disks.reverse()

@@ -1,21 +1,22 @@
 """A backend: finds the devices that a toolstack made for its domain, and serves them until it is stopped."""
 
-import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.device import OpenDisk, Vbd
 from xenblk.blkback.parameters import BackendParameters
-from xenblk.disk import open_disk
+from xenblk.disk import Disk, open_disk
 from xenblk.errors import BlkifPeerError, PeerGoneError, XenstoreError
 from xenblk.platform import Platform
 
 _log: Final = logging.getLogger("xenblk.blkback")
 
 _TOKEN_DEVICES: Final = "devices"
-_POLL_S: Final = 0.5
+_TICK_S: Final = 0.25
+"""How often every device looks at what nobody tells it of, such as the size of its disk."""
 
 
 class Backend:
@@ -33,21 +34,28 @@ class Backend:
     ) -> None:
         self._platform = platform
         self._parameters = parameters or BackendParameters()
-        self._open_disk = opener or functools.partial(open_disk, direct=self._parameters.direct)
+        self._open_disk = opener or self._open_image
         self._charging = charging
         self._store = platform.xenstore()
         self._root = f"/local/domain/{platform.domid}/backend/vbd"
         self._devices: dict[str, Vbd] = {}
         self._stopping = False
 
+    def _open_image(self, params: str, read_only: bool, sector_size: int) -> Disk:
+        return open_disk(params, read_only, self._parameters.direct, sector_size)
+
     def run(self) -> None:
         """Serve until `stop`. PeerGoneError if xenstore goes away; whatever was mapped is given back even then."""
         try:
             self._store.watch(self._root, _TOKEN_DEVICES)
+            next_tick_s = time.monotonic() + _TICK_S
             while not self._stopping:
-                event = self._store.next_event(_POLL_S)
+                event = self._store.next_event(max(0.0, next_tick_s - time.monotonic()))
                 if event is not None:
                     self._on_event(event.path, event.token)
+                if time.monotonic() >= next_tick_s:
+                    self._tick()
+                    next_tick_s = time.monotonic() + _TICK_S
         finally:
             self._close()
 
@@ -66,12 +74,19 @@ class Backend:
             _log.debug("%s: %s", path, e)
             self._look_for_devices()
 
+    def _tick(self) -> None:
+        for path in list(self._devices):
+            try:
+                self._attend(path, Vbd.tick)
+            except XenstoreError as e:
+                _log.debug("%s: %s", path, e)
+
     def _on_own_node(self, path: str) -> None:
         device = "/".join(path.split("/")[:8])
         if device not in self._devices or path == device:
             self._look_for_devices()
-        elif path == f"{device}/online":
-            self._attend(device, Vbd.online_changed)
+        else:
+            self._attend(device, lambda vbd: vbd.own_node_changed(path[len(device) + 1 :]))
 
     def _attend(self, path: str, step: Callable[[Vbd], None]) -> None:
         """Let one device take a step. A bug that shows in it is the end of that device's connection, and of no other's.
@@ -122,7 +137,7 @@ class Backend:
     def _add(self, path: str) -> None:
         try:
             device = Vbd(self._platform, self._store, path, self._parameters, self._open_disk, self._charging)
-            self._store.watch(device.frontend_state_path, path)
+            self._store.watch(device.frontend_state_path, path, one_pending=True)
         except (XenstoreError, BlkifPeerError) as e:
             _log.warning("%s is not a device that can be served: %s", path, e)
             return

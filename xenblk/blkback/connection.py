@@ -1,4 +1,4 @@
-"""One connection to a frontend: its ring mapped, its event channel bound, a thread that serves it."""
+"""One connection to a frontend: its rings mapped, their event channels bound, a thread that serves each."""
 
 import contextlib
 import dataclasses
@@ -8,13 +8,14 @@ from xenblk.abi import Domid
 from xenblk.blkback.access import CopiedAccess, DataAccess, MappedAccess
 from xenblk.blkback.charging import CarefulCharging, ChargedRecords, ChargedRing, Charging
 from xenblk.blkback.engine import PythonEngine
-from xenblk.blkback.frontend_keys import FrontendKeys
+from xenblk.blkback.frontend_keys import FrontendKeys, QueueKeys
 from xenblk.blkback.native_server import NativeDisk, NativeServer
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkback.python_server import PythonServer
 from xenblk.blkback.ring_thread import RingThread, Server, start_thread
 from xenblk.counters import Counters
 from xenblk.disk import Disk
+from xenblk.errors import RingPeerError
 from xenblk.grants import ForeignDomain, GrantMapper, PersistentGrants
 from xenblk.platform import EventChannel, Platform
 from xenblk.ring import BackRing
@@ -23,9 +24,12 @@ from xenblk.ring import BackRing
 class Connection:
     """Everything that a connected device holds; `close` gives all of it back, whatever state it is in.
 
-    `unsupported` is told, from the ring's thread, of a flush or barrier (BlkifOp) that the disk has no way to do.
+    Each queue has a ring, a thread, a cache of persistent grants and counters of its own, `name` and its number.
+    `unsupported` is told, from a ring's thread, of a flush or barrier (BlkifOp) that the disk has no way to do.
 
-    GrantError, HostError or RingPeerError if the frontend's keys lead nowhere; nothing is left behind then.
+    GrantError, HostError or RingPeerError if the frontend's keys lead nowhere; nothing is left behind then. After a
+    backend that died, a `takeover`, RingPeerError for a ring with requests on it, too: the dead one may have answered
+    some of them, and the frontend may use their pages for something else.
     """
 
     def __init__(
@@ -38,31 +42,63 @@ class Connection:
         parameters: BackendParameters,
         charging: Charging | None = None,
         unsupported: Callable[[int], None] | None = None,
+        *,
+        takeover: bool = False,
     ) -> None:
-        careful = None if charging is None else CarefulCharging(charging)
+        self._takeover = takeover
+        self._unsupported = unsupported
+        self._disk = disk
+        self._parameters = parameters
+        self._careful = None if charging is None else CarefulCharging(charging)
+        self._servers: list[Server] = []
         with contextlib.ExitStack() as undo:
             domain = platform.foreign_domain(frontend)
             undo.callback(platform.release_domain, domain)
-            # Bound first, so closed last: a frontend that finds its channel unbound may know that nothing is mapped.
-            channel = platform.bind_interdomain(frontend, keys.event_channel)
-            undo.callback(channel.close)
-            region = platform.mapper.map_region(domain, keys.ring_refs)
-            undo.callback(region.unmap)
-            ring = BackRing(region.view, keys.abi.entry_size)
-            counters = platform.counters(f"{name}.back")
-            undo.callback(counters.close)
-            link = _Link(platform.mapper, domain, channel, counters, ring, keys)
-            server = _server(link, disk, parameters, careful, unsupported)
-            undo.callback(server.close)
-            server.start()
-            thread = RingThread(name, server)
-            start_thread(thread)
-            undo.callback(thread.stop)
-            if careful is not None:
-                charged = ChargedRing(name, parameters.records_per_page * ring.nr_pages, server.charge)
-                undo.callback(charged.close)
-                careful.connected(charged)
+            # Bound first, so closed last: a frontend that finds a channel unbound may know that nothing is mapped.
+            channels = [self._bind(platform, frontend, queue, undo) for queue in keys.queues]
+            for number, (queue, channel) in enumerate(zip(keys.queues, channels, strict=True)):
+                self._serve(f"{name}-{number}", platform, domain, channel, queue, keys, undo)
             self._undo = undo.pop_all()
+
+    def _bind(self, platform: Platform, frontend: Domid, queue: QueueKeys, undo: contextlib.ExitStack) -> EventChannel:
+        channel = platform.bind_interdomain(frontend, queue.event_channel)
+        undo.callback(channel.close)
+        return channel
+
+    def _serve(
+        self,
+        name: str,
+        platform: Platform,
+        domain: ForeignDomain,
+        channel: EventChannel,
+        queue: QueueKeys,
+        keys: FrontendKeys,
+        undo: contextlib.ExitStack,
+    ) -> None:
+        region = platform.mapper.map_region(domain, queue.ring_refs)
+        undo.callback(region.unmap)
+        ring = BackRing(region.view, keys.abi.entry_size)
+        if self._takeover and ring.look():
+            raise RingPeerError(f"{name}: a backend died with requests on this ring; the frontend must start over")
+        counters = platform.counters(f"{name}.back")
+        undo.callback(counters.close)
+        link = _Link(platform.mapper, domain, channel, counters, ring, keys)
+        server = _server(link, self._disk, self._parameters, self._careful, self._unsupported)
+        undo.callback(server.close)
+        server.start()
+        thread = RingThread(name, server)
+        start_thread(thread)
+        undo.callback(thread.stop)
+        self._servers.append(server)
+        if self._careful is not None:
+            charged = ChargedRing(name, self._parameters.records_per_page * ring.nr_pages, server.charge)
+            undo.callback(charged.close)
+            self._careful.connected(charged)
+
+    def resize(self, size: int) -> None:
+        """The disk has another size now, in bytes."""
+        for server in self._servers:
+            server.resize(size)
 
     def close(self) -> None:
         """Stop serving, then unmap and unbind; nothing of the frontend is held afterwards."""

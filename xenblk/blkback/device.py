@@ -1,32 +1,36 @@
-"""A virtual block device as its backend keeps it: the nodes it publishes, and its life by the table in xenbus.py.
+"""A virtual block device as its backend keeps it: its life by the table in xenbus.py.
 
 Policy (`params`, `mode`, `online`) is read from the backend's own directory, which only the toolstack and the backend
-may write; what the frontend writes is read once per connection by frontend_keys.py.
+may write; what the frontend writes is read once per connection by frontend_keys.py. offers.py has what is published.
 """
 
 import errno
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
-from xenblk.abi import SECTOR_SIZE, Domid
+from xenblk.abi import Domid
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.connection import Connection
-from xenblk.blkback.frontend_keys import FrontendKeys, parse_uint, read_frontend_keys
+from xenblk.blkback.device_nodes import DISK_KEYS, DeviceNodes
+from xenblk.blkback.frontend_keys import FrontendKeyError, FrontendKeys, parse_uint, read_frontend_keys
+from xenblk.blkback.offers import FEATURE_OF, Nodes, disk_nodes, feature_nodes, sectors, transport_nodes
 from xenblk.blkback.parameters import BackendParameters
-from xenblk.disk import Disk
-from xenblk.errors import BlkifPeerError, DiskError, GrantError, HostError, RingPeerError, XenstoreError
+from xenblk.blkif import BlkifOp
+from xenblk.disk import SECTOR_SIZES, Disk
+from xenblk.errors import BlkifPeerError, DiskError, GrantError, HostError, RingPeerError, XenblkError
 from xenblk.platform import Platform
 from xenblk.xenbus import BackendAction, XenbusState, backend_action, parse_state
 from xenblk.xenstore.client import Xenstore, XenstoreTransaction
 
 _log: Final = logging.getLogger("xenblk.blkback")
 
-VDISK_READONLY: Final = 4
-"""Bit of the node `info` (io/blkif.h)."""
+_TAKEOVER_S: Final = 1.0
+"""How long a frontend has to start over after a backend died under it, before its old ring is looked at."""
 
-OpenDisk = Callable[[str, bool], Disk]
-"""Opens what a device's `params` names; the second argument is read_only. DiskError if it cannot be used."""
+OpenDisk = Callable[[str, bool, int], Disk]
+"""Opens what a device's `params` names: params, read_only, sector_size. DiskError if it cannot be used."""
 
 
 class Vbd:
@@ -50,13 +54,16 @@ class Vbd:
         self.unregistered = False
         self._platform = platform
         self._store = store
+        self._nodes = DeviceNodes(store, path)
         self._parameters = parameters
         self._charging = charging
-        self._name = f"vbd-{platform.domid}-{self.frontend_id}-{path.rpartition('/')[2]}-0"
-        self._disk: Disk | None = None
-        self._connection: Connection | None = None
-        self._own_state = XenbusState.INITIALISING
+        self._name = f"vbd-{platform.domid}-{self.frontend_id}-{path.rpartition('/')[2]}"
         self._open = open_disk
+        self._disk: Disk | None = None
+        self._spec: str | None = None
+        self._unsupported: set[str] = set()
+        self._connection: Connection | None = None
+        self._takeover_s: float | None = None
 
     @property
     def frontend_state_path(self) -> str:
@@ -66,50 +73,64 @@ class Vbd:
     # Life
 
     def probe(self) -> None:
-        """Open the disk and offer it to the frontend. XenstoreError if the device's own nodes are not there."""
-        params = self._store.read(f"{self.path}/params")
-        read_only = "w" not in self._store.read(f"{self.path}/mode")
-        try:
-            self._disk = self._open(params, read_only)
-        except Exception as e:
-            if not isinstance(e, DiskError | OSError):
-                _log.exception("%s: a bug of what opens %s", self._name, params)
-            self._write_own({"hotplug-status": "error", "hotplug-error": str(e)})
-            self._fatal(errno.ENODEV, str(e))
-            return
-        self._write_own({**self._transport_features(), "hotplug-status": "connected"})
-        self._switch_state(XenbusState.INITWAIT)
+        """Offer the device, with its disk if that is known. XenstoreError if the device's own nodes are not there."""
+        if self._nodes.shown_state is XenbusState.CONNECTED:
+            # A backend died under this frontend. Requests that it had answered may lie among those on the ring that
+            # it had not, so a frontend that can start over is left the time to.
+            self._takeover_s = time.monotonic() + _TAKEOVER_S
+        self._nodes.write(transport_nodes(self._parameters))
+        if self._open_disk():
+            self._nodes.switch_state(XenbusState.INITWAIT)
 
     def frontend_changed(self) -> None:
         """Look at the frontend's state and do what the table says."""
         frontend = parse_state(self._store.read(self.frontend_state_path, ""))
-        action = backend_action(self._own_state, frontend)
-        _log.debug("%s: frontend %s, own %s: %s", self._name, frontend.name, self._own_state.name, action.name)
+        action = backend_action(self._nodes.state, frontend)
+        _log.debug("%s: frontend %s, own %s: %s", self._name, frontend.name, self._nodes.state.name, action.name)
         if action is BackendAction.CONNECT:
             self._connect()
-        elif action is BackendAction.PREPARE:
-            self._switch_state(XenbusState.INITWAIT)
+            return
+        self._takeover_s = None
+        if action is BackendAction.PREPARE:
+            self._nodes.switch_state(XenbusState.INITWAIT)
         elif action is BackendAction.CLOSING:
-            self._switch_state(XenbusState.CLOSING)
+            self._nodes.switch_state(XenbusState.CLOSING)
         elif action in (BackendAction.CLOSE, BackendAction.UNREGISTER):
             self._disconnect()
-            self._switch_state(XenbusState.CLOSED)
-            if not self._online() or not self._store.exists(self.frontend_path):
+            self._nodes.switch_state(XenbusState.CLOSED)
+            if not self._nodes.online or not self._store.exists(self.frontend_path):
                 self._unregister()
         elif action is BackendAction.REFUSE:
             self._fatal(errno.EINVAL, f"saw state {int(frontend)} at frontend")
 
-    def online_changed(self) -> None:
-        """The toolstack wrote `online`: a device that is to go, and is not in use, goes now."""
+    def own_node_changed(self, key: str) -> None:
+        """The toolstack, or a hotplug script, wrote one of the device's own nodes."""
+        if key == "online":
+            self._online_changed()
+        elif key in DISK_KEYS and self._disk is not None:
+            if self._nodes.disk != self._spec:
+                _log.warning("%s: a device keeps its disk %s as long as it lives", self._name, self._spec)
+        elif key in DISK_KEYS and self._nodes.state is XenbusState.INITWAIT and self._open_disk():
+            self.frontend_changed()
+
+    def _online_changed(self) -> None:
+        """A device that is to go, and is not in use, goes now."""
         frontend = parse_state(self._store.read(self.frontend_state_path, ""))
         in_use = frontend in (XenbusState.INITIALISED, XenbusState.CONNECTED, XenbusState.CLOSING)
-        if not self._online() and not in_use:
+        if not self._nodes.online and not in_use:
             self._unregister()
+
+    def tick(self) -> None:
+        """A few times a second: what nobody tells us of."""
+        if self._takeover_s is not None and time.monotonic() >= self._takeover_s:
+            self.frontend_changed()
+        if self._connection is not None and self._disk is not None:
+            self._look_at_size(self._connection, self._disk)
 
     def close(self) -> None:
         """The backend stops: disconnect, tell the frontend, keep the nodes for the next backend."""
         self._disconnect()
-        self._switch_state(XenbusState.CLOSED)
+        self._nodes.switch_state(XenbusState.CLOSED)
         self._close_disk()
 
     def vanished(self) -> None:
@@ -128,26 +149,104 @@ class Vbd:
             if not self.unregistered:
                 self._fatal(errno.EIO, f"a bug of the backend: {type(bug).__name__}: {bug}")
 
-    # Steps
+    # The disk
+
+    def _open_disk(self) -> bool:
+        """Open the disk if anybody has said which; False if that failed, and everybody was told."""
+        self._spec = self._nodes.disk
+        if self._spec is None:
+            return True
+        mode = self._nodes.mode
+        if mode is None:
+            self._refuse_disk(errno.ENOENT, "reading mode: the toolstack must write `mode`, r or w, and did not")
+            return False
+        sector_size = self._nodes.sector_size
+        if sector_size not in map(str, SECTOR_SIZES):
+            self._refuse_disk(errno.EINVAL, f"`sector-size` is 512 or 4096, not {sector_size[:40]!r}")
+            return False
+        try:
+            self._disk = self._open(self._spec, "w" not in mode, int(sector_size))
+        except Exception as e:
+            if not isinstance(e, DiskError | OSError):
+                _log.exception("%s: a bug of what opens %s", self._name, self._spec)
+            self._refuse_disk(errno.ENODEV, str(e))
+            return False
+        self._nodes.write({**self._disk_nodes(self._disk), "hotplug-status": "connected"})
+        return True
+
+    def _refuse_disk(self, number: int, text: str) -> None:
+        self._nodes.write({"hotplug-status": "error", "hotplug-error": text})
+        self._fatal(number, text)
+
+    def _disk_nodes(self, disk: Disk) -> Nodes:
+        return {
+            **feature_nodes(disk, self._nodes.discard_enable),
+            **disk_nodes(disk, self._nodes.kind),
+            **dict.fromkeys(self._unsupported, "0"),
+        }
+
+    def _found_unsupported(self, operation: int) -> None:
+        """From a ring's thread: the disk has no way to do it, so it is offered no longer."""
+        feature = FEATURE_OF[BlkifOp(operation)]
+        self._unsupported.add(feature)
+        try:
+            self._nodes.write({feature: "0"})
+        except XenblkError as e:
+            _log.debug("%s: %s", self._name, e)
+
+    def _look_at_size(self, connection: Connection, disk: Disk) -> None:
+        before = disk.size
+        try:
+            size = disk.find_size()
+        except OSError as e:
+            _log.debug("%s: %s", self._name, e)
+            return
+        if size != before:
+            _log.info("%s: the disk has %d bytes now, after %d", self._name, size, before)
+            connection.resize(size)
+            self._nodes.announce({"sectors": sectors(disk)})
+
+    def _close_disk(self) -> None:
+        disk, self._disk = self._disk, None
+        if disk is not None:
+            disk.close()
+
+    # Connecting
 
     def _connect(self) -> None:
+        takeover = self._takeover_s is not None
+        if self._takeover_s is not None and time.monotonic() < self._takeover_s:
+            return
+        self._takeover_s = None
         self._disconnect()
         if self._disk is None:
             return
         try:
+            self._disk.find_size()
             keys = self._store.transact(self._read_frontend_keys)
             self._connection = Connection(
-                self._platform, self.frontend_id, self._name, keys, self._disk, self._parameters, self._charging
+                self._platform,
+                self.frontend_id,
+                self._name,
+                keys,
+                self._disk,
+                self._parameters,
+                self._charging,
+                self._found_unsupported,
+                takeover=takeover,
             )
         except (BlkifPeerError, GrantError, RingPeerError, HostError) as e:
-            self._fatal(errno.EINVAL, str(e))
+            self._fatal(e.number if isinstance(e, FrontendKeyError) else errno.EINVAL, str(e))
             return
         except (OSError, MemoryError) as e:
             # What we lack for one connection is no reason to end the others.
             self._fatal(getattr(e, "errno", None) or errno.ENOMEM, f"the backend has no room for a connection: {e}")
             return
-        self._write_own({**self._transport_features(), **self._disk_properties(self._disk)})
-        self._switch_state(XenbusState.CONNECTED)
+        self._publish(self._disk)
+        self._nodes.switch_state(XenbusState.CONNECTED)
+
+    def _publish(self, disk: Disk) -> None:
+        self._nodes.write({**transport_nodes(self._parameters), **self._disk_nodes(disk)})
 
     def _read_frontend_keys(self, transaction: XenstoreTransaction) -> FrontendKeys:
         return read_frontend_keys(
@@ -162,64 +261,14 @@ class Vbd:
 
     def _unregister(self) -> None:
         self._disconnect()
-        self._switch_state(XenbusState.CLOSED)
+        self._nodes.switch_state(XenbusState.CLOSED)
         self._close_disk()
         self._store.prune(self.path)
         self.unregistered = True
 
-    def _close_disk(self) -> None:
-        disk, self._disk = self._disk, None
-        if disk is not None:
-            disk.close()
-
-    # Nodes
-
-    def _transport_features(self) -> dict[str, str]:
-        return {
-            "feature-persistent": str(int(self._parameters.offers_persistent)),
-            "feature-flush-cache": "1",
-            "feature-barrier": "0",
-            "max-ring-page-order": str(self._parameters.max_ring_page_order),
-            "multi-queue-max-queues": "1",
-        }
-
-    def _disk_properties(self, disk: Disk) -> dict[str, str]:
-        return {
-            "sectors": str(disk.size // SECTOR_SIZE),
-            "sector-size": str(SECTOR_SIZE),
-            "physical-sector-size": str(SECTOR_SIZE),
-            "info": str(VDISK_READONLY if disk.read_only else 0),
-        }
-
-    def _online(self) -> bool:
-        return self._store.read(f"{self.path}/online", "0") == "1"
-
-    def _write_own(self, nodes: dict[str, str]) -> None:
-        def write(transaction: XenstoreTransaction) -> None:
-            for key, value in nodes.items():
-                transaction.write(f"{self.path}/{key}", value)
-
-        self._store.transact(write)
-
-    def _switch_state(self, state: XenbusState) -> None:
-        """Write the state, unless the node is gone: a removed device must not come back to life."""
-        self._own_state = state
-
-        def write(transaction: XenstoreTransaction) -> None:
-            if transaction.exists(f"{self.path}/state"):
-                transaction.write(f"{self.path}/state", str(int(state)))
-
-        self._store.transact(write)
-
     def _fatal(self, number: int, text: str) -> None:
-        """Say what is wrong where an operator of Xen looks for it, and go to Closing (xenbus_dev_fatal)."""
+        """Say what is wrong, and go to Closing (xenbus_dev_fatal)."""
         _log.warning("%s: %s", self._name, text)
         self._disconnect()
-        home, _, node = self.path.partition("/backend/")
-        try:
-            self._store.write(
-                f"{home}/error/backend/{node}/error", f"{number} {text}".encode("ascii", "replace").decode()
-            )
-        except XenstoreError as e:
-            _log.warning("%s: the error could not be recorded: %s", self._name, e)
-        self._switch_state(XenbusState.CLOSING)
+        self._nodes.record_error(number, text)
+        self._nodes.switch_state(XenbusState.CLOSING)

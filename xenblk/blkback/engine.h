@@ -10,7 +10,7 @@
  * waits for the disk to be done with all before it.
  *
  * Threads: serve, final_check and run belong to the ring's thread. purge belongs to one other thread, and may run at
- * any time beside it. charge, stop and poke may be called from any thread.
+ * any time beside it. charge, stop, resize and poke may be called from any thread.
  */
 
 #define XB_BACK_STOPPED 0     /* run: stop was called */

@@ -126,7 +126,7 @@ class NativeServer:
         """Unmap what was kept for too long or is too much; how many pages that were."""
         return int(lib.xb_back_purge(self._native, now_ns))
 
-    def resize(self, size: int) -> None:
+    def resize(self, size: int, /) -> None:
         """The file has another size now, in bytes; from any thread."""
         lib.xb_back_resize(self._native, size // SECTOR_SIZE)
 

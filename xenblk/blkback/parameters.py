@@ -1,6 +1,7 @@
 """What may be set on a backend, named as Linux names blkback's module parameters."""
 
 import dataclasses
+import os
 from typing import Final
 
 from xenblk.blkback.charging import RECORDS_PER_PAGE_MAX
@@ -13,6 +14,12 @@ PURGE_INTERVAL_S: Final = 0.1
 
 UNUSED_SECONDS_MAX: Final = 10**9
 
+QUEUES_MAX: Final = 256
+
+
+def _online_cpus() -> int:
+    return min(os.cpu_count() or 1, QUEUES_MAX)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackendParameters:
@@ -23,6 +30,7 @@ class BackendParameters:
     `poll_us` bounds how long a native ring thread polls before it sleeps, 0 never. `direct` opens files with O_DIRECT.
     `max_indirect_segments` is how many segments a request may have in pages of its own, 0 for no such requests.
     `records_per_page` is how many requests per page of a ring may be in work at a time.
+    `max_queues` is how many rings one device may have, each served by a thread: as many as there are CPUs, as Linux.
     `default_protocol` is what a frontend without a `protocol` node speaks: x86_32-abi to Linux on x86.
     """
 
@@ -30,6 +38,7 @@ class BackendParameters:
     max_persistent_grants: int = 1056
     persistent_grant_unused_seconds: float = 60.0
     max_ring_page_order: int = 4
+    max_queues: int = dataclasses.field(default_factory=_online_cpus)
     grant_copy: bool = False
     default_protocol: str = "x86_32-abi"
     engine: str = ENGINES[0]
@@ -49,6 +58,8 @@ class BackendParameters:
             )
         if not 0 <= self.max_ring_page_order <= 4:
             raise UsageError(f"max_ring_page_order is 0 to 4, not {self.max_ring_page_order}")
+        if not 1 <= self.max_queues <= QUEUES_MAX:
+            raise UsageError(f"max_queues is 1 to {QUEUES_MAX}, not {self.max_queues}")
         check_engine(self.engine, self.poll_us)
         if not 1 <= self.records_per_page <= RECORDS_PER_PAGE_MAX:
             raise UsageError(f"records_per_page is 1 to {RECORDS_PER_PAGE_MAX}, not {self.records_per_page}")

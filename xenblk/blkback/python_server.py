@@ -49,6 +49,9 @@ class PythonServer:
         self._channel.wake()
         return charged
 
+    def resize(self, size: int, /) -> None:
+        """Nothing: the engine asks the disk for its size."""
+
     def close(self) -> None:
         """Unmap everything."""
         self._records.close()

@@ -28,6 +28,9 @@ class Server(Protocol):
     def charge(self, user_id: int, /) -> bool:
         """Charge a record by hand; False if all are charged or in use."""
 
+    def resize(self, size: int, /) -> None:
+        """The disk has another size now, in bytes; from any thread."""
+
     def close(self) -> None:
         """Give everything back, after `run` has returned."""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from xenblk import toolstack
 from xenblk.abi import DOM0, Domid
 from xenblk.cli.options import domid_option, run_dir_option, vdev_option
-from xenblk.disk import MEMORY_PREFIX
+from xenblk.disk import MEMORY_PREFIX, SECTOR_SIZES
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.rundir import RunDirectory
 from xenblk.errors import HostError
@@ -43,7 +43,30 @@ def _absolute(disk: str) -> str:
 @click.option(
     "--backend-domid", type=click.IntRange(0, 0x7FEF), default=0, show_default=True, help="The domain that serves it."
 )
-def attach(run_dir: Path, domid: Domid, vdev: int, disk: str, mode: str, backend_domid: int) -> None:
+@click.option(
+    "--sector-size",
+    type=click.Choice([str(size) for size in SECTOR_SIZES]),
+    default="512",
+    show_default=True,
+    help="Bytes of the disk's blocks.",
+)
+@click.option("--device-type", type=click.Choice(toolstack.DEVICE_TYPES), default="disk", show_default=True)
+@click.option("--removable", is_flag=True, help="Tell the domain that the disk is removable.")
+@click.option("--discard-enable/--no-discard-enable", default=True, help="Let the backend offer discard.")
+@click.option("--trusted/--untrusted", default=True, help="Untrusted: the domain grants no pages but its pool's.")
+def attach(
+    run_dir: Path,
+    domid: Domid,
+    vdev: int,
+    disk: str,
+    mode: str,
+    backend_domid: int,
+    sector_size: str,
+    device_type: str,
+    removable: bool,
+    discard_enable: bool,
+    trusted: bool,
+) -> None:
     """Attach a disk to a domain, and wait until its backend has it."""
     with _connected(run_dir) as (control, store):
         try:
@@ -51,7 +74,8 @@ def attach(run_dir: Path, domid: Domid, vdev: int, disk: str, mode: str, backend
         except HostError as e:
             if e.name != "EEXIST":
                 raise
-        toolstack.attach(store, domid, vdev, _absolute(disk), mode, Domid(backend_domid))
+        options = toolstack.DiskOptions(int(sector_size), device_type, removable, discard_enable, trusted)
+        toolstack.attach(store, domid, vdev, _absolute(disk), mode, Domid(backend_domid), options=options)
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """`xenblk host` and `xenblk backend`: the emulated Xen, and the domain that serves its disks."""
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from xenblk.abi import Domid
 from xenblk.blkback import Backend, BackendParameters
 from xenblk.blkback.parameters import UNUSED_SECONDS_MAX
+from xenblk.blkif import ABI_BY_PROTOCOL
 from xenblk.cli.options import domid_option, engine_option, pin_option, poll_us_option, run_dir_option
 from xenblk.cli.service import allow_many_descriptors, say_ready, stop_on_signals
 from xenblk.emulated.host import HostServer
@@ -44,6 +46,17 @@ def host(run_dir: Path, lifeline: int | None) -> None:
     help="Unmap a persistent grant not used for so long; 0 never.",
 )
 @click.option("--max-ring-page-order", type=int, default=4, show_default=True, help="Largest ring offered.")
+@click.option("--max-queues", type=int, help="Most rings of one disk.  [default: one per CPU]")
+@click.option(
+    "--max-indirect-segments", type=int, default=256, show_default=True, help="Segments of one request; 0: direct only."
+)
+@click.option(
+    "--default-protocol",
+    type=click.Choice(sorted(ABI_BY_PROTOCOL)),
+    default="x86_32-abi",
+    show_default=True,
+    help="What a frontend speaks that does not say.",
+)
 @click.option("--grant-copy", is_flag=True, help="Move data by grant copy, map no data page.")
 @engine_option
 @poll_us_option
@@ -56,6 +69,9 @@ def backend(
     max_persistent_grants: int,
     persistent_grant_unused_seconds: float,
     max_ring_page_order: int,
+    max_queues: int | None,
+    max_indirect_segments: int,
+    default_protocol: str,
     grant_copy: bool,
     engine: str,
     poll_us: int,
@@ -67,11 +83,15 @@ def backend(
         max_persistent_grants=max_persistent_grants,
         persistent_grant_unused_seconds=persistent_grant_unused_seconds,
         max_ring_page_order=max_ring_page_order,
+        max_indirect_segments=max_indirect_segments,
+        default_protocol=default_protocol,
         grant_copy=grant_copy,
         engine=engine,
         poll_us=poll_us,
         direct=direct,
     )
+    if max_queues is not None:
+        parameters = dataclasses.replace(parameters, max_queues=max_queues)
     platform = EmulatedPlatform(run_dir, domid)
     try:
         driver = Backend(platform, parameters)

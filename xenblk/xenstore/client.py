@@ -37,6 +37,29 @@ TRANSACTION_ATTEMPTS: Final = 100
 _LOST: Final = Event(b"", b"")
 
 
+class _Events(queue.Queue[Any]):
+    """Events that wait to be taken, at most one of each token in `single`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.single: set[bytes] = set()
+        self._waiting: set[bytes] = set()
+
+    # queue.Queue calls these with its lock held.
+
+    def _put(self, item: Any) -> None:
+        if item.token in self._waiting:
+            return
+        if item.token in self.single:
+            self._waiting.add(item.token)
+        super()._put(item)
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._waiting.discard(item.token)
+        return item
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class WatchEvent:
     """Something changed at `path`, which the watch with `token` looks at."""
@@ -253,7 +276,7 @@ class Xenstore(XenstoreTransaction):
     """
 
     def __init__(self, path: str, *, deadline_s: float = 10.0, sock: socket.socket | None = None) -> None:
-        self._events: queue.Queue[Any] = queue.Queue()
+        self._events = _Events()
         router = _Router(path, deadline_s, sock, lambda: self._events.put(_LOST))
         super().__init__(pyxs.Client(router=router), path)
         try:
@@ -307,11 +330,17 @@ class Xenstore(XenstoreTransaction):
             if e.name != "ENOENT":  # somebody else removes it at the same moment
                 raise
 
-    def watch(self, path: str, token: str) -> None:
-        """Be told of changes at `path` or below; a first event comes at once. One path per token, or UsageError."""
+    def watch(self, path: str, token: str, *, one_pending: bool = False) -> None:
+        """Be told of changes at `path` or below; a first event comes at once. One path per token, or UsageError.
+
+        With `one_pending`, what changes while an event waits to be taken is no further event: for who looks at one
+        node whenever he is told to, so that nobody can fill his memory by writing it (XSA-349).
+        """
         if token in self._tokens:
             raise UsageError(f"a token stands for one watch, and {token!r} is in use")
         self._tokens.add(token)
+        if one_pending:
+            self._events.single.add(token.encode())
         try:
             self._call(f"watch {path}", self._monitor.watch, path.encode(), token.encode())
         except XenblkError:
@@ -322,6 +351,7 @@ class Xenstore(XenstoreTransaction):
     def unwatch(self, path: str, token: str) -> None:
         """Stop watching; events that are on their way are dropped."""
         self._tokens.discard(token)
+        self._events.single.discard(token.encode())
         self._call(f"unwatch {path}", self._monitor.unwatch, path.encode(), token.encode())
 
     def next_event(self, timeout_s: float | None) -> WatchEvent | None:

@@ -9,7 +9,7 @@ from engines.platform import GUEST, LocalPlatform
 
 from xenblk.abi import DOM0
 from xenblk.blkback.connection import Connection
-from xenblk.blkback.frontend_keys import FrontendKeys
+from xenblk.blkback.frontend_keys import FrontendKeys, QueueKeys
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkfront.connection import Ring
 from xenblk.disk import MemoryDisk
@@ -36,7 +36,7 @@ def test_regression_a_connection_has_all_its_threads_or_none(
 
     monkeypatch.setattr(threading.Thread, "start", start_if_spare)
     ring = Ring(platform, DOM0)
-    keys = FrontendKeys(ring.refs, ring.channel.port, ring.abi, persistent=True)
+    keys = FrontendKeys([QueueKeys(ring.refs, ring.channel.port)], ring.abi, persistent=True)
     arguments = platform, GUEST, "vbd", keys, MemoryDisk(1 << 16), BackendParameters(engine=engine)
     for too_few in range(nr_threads):
         spare[0] = too_few
