@@ -114,7 +114,7 @@ def test_a_cancelled_await_leaves_its_operation_and_the_disk_whole(world: Any, e
                 assert all(isinstance(result, asyncio.CancelledError) or result == data for result in results)
             while disk._waiting:
                 await disk.pread(BS, 0)
-            assert not frontend._data.engine.busy
+            assert not frontend._xenbus.queues.busy
 
     run(main())
 

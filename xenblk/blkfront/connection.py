@@ -92,6 +92,7 @@ class DataPath:
         max_segments: int = BLKIF_MAX_SEGMENTS_PER_REQUEST,
         trusted: bool = True,
         features: Features | None = None,
+        queue: int = 0,
     ) -> None:
         self._platform = platform
         self._max_segments = max_segments
@@ -99,7 +100,7 @@ class DataPath:
         self._features = Features() if features is None else features
         platform.grant_table.end_deferred()
         with contextlib.ExitStack() as undo:
-            self.counters = platform.counters(f"vbd-{backend}-{platform.domid}-{handle}-0.front")
+            self.counters = platform.counters(f"vbd-{backend}-{platform.domid}-{handle}-{queue}.front")
             undo.callback(self.counters.close)
             if engine == "native":
                 self.engine = self._native_engine(ring, backend, handle, persistent, poll_us)

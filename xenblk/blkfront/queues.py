@@ -1,0 +1,172 @@
+"""The rings of one connection, and how bios are spread over them.
+
+Bios go to the queues in turn. What a queue serves overtakes what another one does, and that is no news to whoever
+submits: requests of one ring overtake each other as well. A barrier is the exception. It is an order on its own ring
+only, so with several it is held until all that came before it is done, and what comes after it until it is.
+"""
+
+import collections
+from collections.abc import Callable, Iterable
+
+from xenblk.blkfront.bio import Bio
+from xenblk.blkfront.connection import DataPath, Ring
+from xenblk.blkfront.engine import FrontEngine
+from xenblk.blkfront.native_engine import NativeFrontEngine
+from xenblk.blkif import BlkifOp
+from xenblk.errors import PeerError
+
+Engine = NativeFrontEngine | FrontEngine
+
+
+class Queues:
+    """Rings, from Initialised on; `start` gives each an engine, at Connected. One thread at a time."""
+
+    def __init__(self, make_ring: Callable[[], Ring], number: int) -> None:
+        self.rings: list[Ring] = []
+        self._paths: list[DataPath] = []
+        self._held: collections.deque[Bio] = collections.deque()
+        self._turn = 0
+        self._behind_barrier = False
+        self._order: dict[Bio, None] = {}
+        try:
+            for _ in range(number):
+                self.rings.append(make_ring())
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self, make_path: Callable[[int, Ring], DataPath]) -> None:
+        """Make an engine for each ring."""
+        for number, ring in enumerate(self.rings):
+            self._paths.append(make_path(number, ring))
+
+    @property
+    def engines(self) -> list[Engine]:
+        """An engine for each ring; none before `start`."""
+        return [path.engine for path in self._paths]
+
+    @property
+    def remote_bound(self) -> bool:
+        """Whether the backend holds the other end of every channel."""
+        return all(ring.channel.remote_bound for ring in self.rings)
+
+    @property
+    def remote_unbound(self) -> bool:
+        """Whether the backend holds none of them: then it maps nothing, either."""
+        return not any(ring.channel.remote_bound for ring in self.rings)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any bio is not done."""
+        return bool(self._held) or any(engine.busy for engine in self.engines)
+
+    # Bios
+
+    def submit(self, bios: Iterable[Bio]) -> None:
+        """Queue them; `step` sends them."""
+        if len(self._paths) == 1:
+            engine = self._paths[0].engine
+            for bio in bios:
+                engine.submit(bio)
+            return
+        for bio in bios:
+            self._order[bio] = None
+            self._held.append(bio)
+        self._release()
+
+    def _release(self) -> None:
+        """Give what is held to the engines, as far as barriers let it go."""
+        while self._held:
+            barrier = self._held[0].op == BlkifOp.WRITE_BARRIER
+            under_way = len(self._order) - len(self._held)
+            if under_way and (barrier or self._behind_barrier):
+                return
+            self._behind_barrier = barrier
+            self.engines[self._turn].submit(self._held.popleft())
+            self._turn = (self._turn + 1) % len(self._paths)
+
+    def send(self) -> None:
+        """Put what was submitted on the rings, as far as there is room, and notify the backend of it."""
+        for ring, path in zip(self.rings, self._paths, strict=True):
+            path.engine.fill()
+            if path.engine.push():
+                ring.channel.notify()
+
+    def step(self) -> tuple[list[Bio], bool]:
+        """Send and collect: (bios that are done, whether there is something to sleep for).
+
+        PeerError if the backend cannot be believed; what was done before that was returned by an earlier call.
+        """
+        while True:
+            self.send()
+            done = self._collect()
+            busy = [engine for engine in self.engines if engine.busy]
+            if done or not busy:
+                return done, False
+            # To look at one ring while another one's response is there would cost time.
+            found = len(busy) == 1 and busy[0].look_for()
+            # Each must ask for an event.
+            if not found and not sum(engine.must_look_again() for engine in busy):
+                return done, True
+
+    def _collect(self) -> list[Bio]:
+        done: list[Bio] = []
+        for engine in self.engines:
+            try:
+                done += engine.collect()
+            except PeerError:
+                if not done:
+                    raise
+                break  # it will say so again
+        if self._order:
+            for bio in done:
+                del self._order[bio]
+            self._release()
+        return done
+
+    def fail_all(self, error: OSError) -> list[Bio]:
+        """Give up: every bio that is not done ends with `error`."""
+        failed = [bio for engine in self.engines for bio in engine.fail_all(error)]
+        for bio in self._held:
+            bio.error, bio.pieces_left = error, 0
+        failed += self._held
+        self._held.clear()
+        self._order.clear()
+        return failed
+
+    def take_unfinished(self) -> list[Bio]:
+        """Every bio that is not done, in the order of submission, as good as new; the engines have none any more."""
+        bios = [bio for engine in self.engines for bio in engine.take_unfinished()]
+        if len(self._paths) > 1:
+            bios = list(self._order)
+        self._held.clear()
+        self._order.clear()
+        return bios
+
+    def reclaim(self, now_ns: int) -> None:
+        """Follow the backend's unmapping of idle pages."""
+        for path in self._paths:
+            path.reclaim(now_ns)
+
+    # Sleeping
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Sleep for an event of the only ring, and take it."""
+        self.rings[0].channel.wait(timeout_s)
+
+    def take_events(self) -> None:
+        """Take all events that are there."""
+        for ring in self.rings:
+            ring.channel.wait(0)
+
+    def wake(self) -> None:
+        """Let whoever waits for the only ring return, from any thread."""
+        for ring in self.rings:
+            ring.channel.wake()
+
+    def close(self) -> None:
+        """End all grants and give the pages back, but for those that the backend still maps."""
+        while self._paths:
+            self._paths.pop().close()
+        while self.rings:
+            self.rings.pop().close()
