@@ -66,19 +66,19 @@ class _Bent(BlkfrontUnderTest):
     def __init__(self, platform: Platform, handle: int, options: Mapping[str, Any], bug: str) -> None:
         super().__init__(platform, handle, {"engine": "python", **options})
         self._bug = bug
-        frontend: Any = self._frontend
+        xenbus: Any = self._frontend._xenbus
         if bug == "order 0 is spelled out":
-            self._wrap_keys(frontend)
+            self._wrap_keys(xenbus.nodes)
         if bug == "believes any operation":
-            frontend._connected = self._bend(frontend._connected, self._believe)
+            xenbus._connected = self._bend(xenbus._connected, self._believe)
 
-    def _wrap_keys(self, frontend: Any) -> None:
-        def switch(state: int, switch: Any = frontend._switch_state) -> None:
+    def _wrap_keys(self, nodes: Any) -> None:
+        def switch(state: int, switch: Any = nodes.switch_state) -> None:
             if state == 3:
-                frontend._store.write(f"{frontend._path}/ring-page-order", "0")
+                nodes.store.write(f"{nodes.path}/ring-page-order", "0")
             switch(state)
 
-        frontend._switch_state = switch
+        nodes.switch_state = switch
 
     def _bend(self, method: Any, then: Any) -> Any:
         def bent() -> None:
@@ -88,7 +88,7 @@ class _Bent(BlkfrontUnderTest):
         return bent
 
     def _believe(self) -> None:
-        engine: Any = self._frontend._data.engine  # type: ignore[union-attr]
+        engine: Any = self._frontend._xenbus.queues.engines[0]  # type: ignore[union-attr]
         complete = engine._complete
 
         def believing(response: Any) -> Any:

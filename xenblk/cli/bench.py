@@ -9,7 +9,15 @@ import click
 from xenblk.abi import Domid
 from xenblk.blkfront import Blkfront
 from xenblk.cli.guest import booted
-from xenblk.cli.options import domid_option, engine_option, pin_option, poll_us_option, run_dir_option, vdev_option
+from xenblk.cli.options import (
+    domid_option,
+    engine_option,
+    pin_option,
+    poll_us_option,
+    ring_options,
+    run_dir_option,
+    vdev_option,
+)
 from xenblk.cli.workload_options import job_options
 from xenblk.counters import Counters, tlb_shootdowns
 from xenblk.disk import MEMORY_PREFIX, FileDisk
@@ -27,6 +35,7 @@ from xenblk.harness.report import print_table, result_table
 @job_options
 @engine_option
 @poll_us_option
+@ring_options
 @pin_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")
 @click.option("--mode-name", default="persistent", hidden=True)
@@ -40,6 +49,8 @@ def bench(
     job: Job,
     engine: str,
     poll_us: int,
+    ring_page_order: int,
+    max_indirect_segments: int,
     as_json: bool,
     mode_name: str,
     backend_pid: int | None,
@@ -48,7 +59,15 @@ def bench(
 ) -> None:
     """Run one workload on one attached disk, verify the data, print IOPS and latencies."""
     with (
-        booted(run_dir, domid, vdev, engine=engine, poll_us=poll_us) as (platform, frontend),
+        booted(
+            run_dir,
+            domid,
+            vdev,
+            engine=engine,
+            poll_us=poll_us,
+            ring_page_order=ring_page_order,
+            max_indirect_segments=max_indirect_segments,
+        ) as (platform, frontend),
         progress_bar(mode_name, as_json_lines=progress_json, quiet=as_json) as progress,
         _initial(verify_file) as initial,
     ):

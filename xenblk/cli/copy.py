@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from xenblk.abi import DOM0, SECTOR_SIZE, Domid
 from xenblk.blkfront import VirtualDisk
 from xenblk.cli.guest import booted
-from xenblk.cli.options import domid_option, run_dir_option
+from xenblk.cli.options import domid_option, ring_options, run_dir_option
 from xenblk.disk import MEMORY_PREFIX, open_disk
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.platform import EmulatedPlatform
@@ -35,8 +35,16 @@ CHUNK_BYTES: Final = 1 << 20
 @run_dir_option
 @domid_option(help_text="The domain of the disk, in a running host.")
 @click.option("--feature-persistent/--no-feature-persistent", default=True, help="Offer persistent grants.")
+@ring_options
 def copy(
-    source: str, destination: str, disk: str | None, run_dir: Path, domid: Domid, feature_persistent: bool
+    source: str,
+    destination: str,
+    disk: str | None,
+    run_dir: Path,
+    domid: Domid,
+    feature_persistent: bool,
+    ring_page_order: int,
+    max_indirect_segments: int,
 ) -> None:
     """Copy a file into a virtual disk or out of it, and check its SHA-256.
 
@@ -54,7 +62,14 @@ def copy(
     with contextlib.ExitStack() as stack:
         if disk is not None:
             run_dir, domid = stack.enter_context(_own_host(disk, handle, read_only=not into_disk))
-        guest = booted(run_dir, domid, handle, feature_persistent=feature_persistent)
+        guest = booted(
+            run_dir,
+            domid,
+            handle,
+            feature_persistent=feature_persistent,
+            ring_page_order=ring_page_order,
+            max_indirect_segments=max_indirect_segments,
+        )
         _platform, frontend = stack.enter_context(guest)
         virtual_disk = VirtualDisk(frontend)
         copied = _copy_in(path, virtual_disk) if into_disk else _copy_out(virtual_disk, path)

@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 from xenblk.abi import Domid
 from xenblk.blkfront import Blkfront
+from xenblk.blkfront.options import OptionValues
 from xenblk.emulated.platform import EmulatedPlatform
-from xenblk.engines import ENGINES, POLL_US
 
 
 @contextlib.contextmanager
@@ -15,15 +16,12 @@ def booted(
     run_dir: Path,
     domid: Domid,
     handle: int,
-    *,
-    feature_persistent: bool = True,
-    engine: str = ENGINES[0],
-    poll_us: int = POLL_US,
+    **options: Unpack[OptionValues],
 ) -> Iterator[tuple[EmulatedPlatform, Blkfront]]:
     """The domain booted and its disk connected. An error in the block is no crash: the domain keeps its disks."""
     platform = EmulatedPlatform(run_dir, domid)
     try:
-        frontend = Blkfront(platform, handle, feature_persistent=feature_persistent, engine=engine, poll_us=poll_us)
+        frontend = Blkfront(platform, handle, **options)
         try:
             frontend.connect()
             yield platform, frontend
