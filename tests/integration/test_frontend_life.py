@@ -169,8 +169,9 @@ class Load:
 
     def finish(self) -> None:
         """Let all of it be done, and make it durable."""
-        while self.collect(1.0):
-            pass
+        deadline_s = time.monotonic() + 30
+        while left := self.collect(1.0):
+            assert time.monotonic() < deadline_s, f"{left} bios never ended"
         flush = self.frontend.submit(BlkifOp.FLUSH_DISKCACHE)
         collect(self.frontend, {flush})
         assert flush.error is None
@@ -186,7 +187,7 @@ def test_recovery_loses_nothing(world: Any, image: Path, engine: str, nr_queues:
     for options in (("--no-feature-persistent", "--max-queues", "1"), ("--engine", "python", "--max-queues", "2")):
         load.run(0.05 + load.rng.random() * 0.1)
         load.submit()
-        frontend.poll(0)
+        load.collect(0)
         getattr(backend, how)()
         backend = world.backend(*options)
         load.finish()

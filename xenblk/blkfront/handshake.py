@@ -196,8 +196,8 @@ class Handshake:
                 self._backend_closes(backend)
             elif action is FrontendAction.LOST:
                 self.lose(OSError(errno.ENODEV, f"the backend's nodes at {self.nodes.backend_path} were removed"))
-            elif backend is XenbusState.INITWAIT and self.connected:
-                self.backend_vanished()  # and there is another one already
+            elif self._options.recover:
+                self.check_backend()  # there may be another one already
 
     def _backend_closes(self, backend: XenbusState) -> None:
         why = self.nodes.why_closed(backend)
