@@ -126,11 +126,7 @@ class RawRing:
 
     def take_slots(self, count: int, timeout_s: float = DEADLINE_S) -> list[bytes]:
         """The bytes of the next `count` response slots, once they are published. DeadlineError if they are not."""
-        wait_for(
-            lambda: self.responses_waiting >= count,
-            f"{count} responses; there are {self.responses_waiting}",
-            timeout_s,
-        )
+        wait_for(lambda: self.responses_waiting >= count, f"{count} responses", timeout_s)
         slots = [self.slot(self.rsp_cons + at) for at in range(count)]
         self.rsp_cons = (self.rsp_cons + count) & U32
         return slots

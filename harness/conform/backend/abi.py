@@ -88,7 +88,7 @@ def _operations(lab: Lab, abi: Abi) -> None:
     page = guest.frontend.page()
     guest.answered(guest.request(BlkifOp.READ, page.segment()))
     guest.answered(guest.request(BlkifOp.WRITE, page.segment()))
-    guest.answered(guest.request(BlkifOp.READ), BlkifStatus.ERROR)
+    guest.answered(guest.request(BlkifOp.READ, page.segment(5, 4)), BlkifStatus.ERROR)
 
 
 def _every_slot(lab: Lab, abi: Abi, order: int) -> None:

@@ -77,7 +77,9 @@ def _wrap(lab: Lab) -> None:
     guest = lab.connected(start=_NEAR_WRAP)
     page = guest.frontend.page()
     for _ in range(2):
-        guest.ask(*(guest.request(READ, page.segment()) for _ in range(guest.ring.nr_ents)))
+        requests = [guest.request(READ, page.segment()) for _ in range(guest.ring.nr_ents)]
+        answers = guest.ask(*requests)
+        expect(sorted(a.id for a in answers) == [r.id for r in requests], "each id must be answered once")
     expect(guest.ring.rsp_prod == (_NEAR_WRAP + 64) & 0xFFFFFFFF, f"rsp_prod is {guest.ring.rsp_prod:#x}")
     guest.works()
 
