@@ -53,6 +53,9 @@ def test_reads_what_it_wrote(xen: Xen, name: str, tmp_path: Path) -> None:
         assert frontend.read(0, SIZE) == model
         with pytest.raises(OSError, match="Input/output error"):
             frontend.read(SIZE, 512)
+        frontend.discard(4096, 4096)
+        assert frontend.read(4096, 4096) in (bytes(4096), model[4096:8192])
+        assert frontend.read(8192, SIZE - 8192) == model[8192:]
         frontend.close()
         assert xen.pins(platform.domid) == 0
     xen.remove(platform.domid, XVDA)

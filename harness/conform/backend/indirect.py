@@ -69,8 +69,9 @@ for _number, (_pages, _abi) in enumerate([(1, X86_64), (12, X86_64), (32, X86_64
 def _most(lab: Lab) -> None:
     guest = _guest(lab)
     count = min(guest.number(_KEY), 8 * _PER_PAGE)
-    page = guest.frontend.page()
-    segments = [page.segment(at % 8, at % 8) for at in range(count)]
+    # Of several pages: one reference can be mapped 255 times at once, and no more.
+    pages = [guest.frontend.page() for _ in range(32)]
+    segments = [pages[at % 32].segment(at % 8, at % 8) for at in range(count)]
     require(count <= guest.sectors, f"{count} segments are more than the disk has sectors")
     guest.answered(_indirect(guest, BlkifOp.READ, segments), operation=BlkifOp.READ)
 
@@ -177,9 +178,9 @@ def _as_data(lab: Lab) -> None:
 @BACKEND.case("B-INDIRECT-020", "one page given for two indirect pages does no harm", "blkif, indirect gref repeated")
 def _repeated(lab: Lab) -> None:
     guest = _guest(lab, at_least=_PER_PAGE + 1)
-    page = guest.frontend.page()
-    table = guest.frontend.page(_SEGMENT.pack(page.ref, 0, 0) * _PER_PAGE)
-    segments = [page.segment(0, 0)] * (_PER_PAGE + 1)
+    pages = [guest.frontend.page() for _ in range(_PER_PAGE // 8)]
+    table = guest.frontend.page(b"".join(_SEGMENT.pack(page.ref, 0, 0) for page in pages) * 8)
+    segments = [page.segment(0, 0) for page in pages] * 8 + [pages[0].segment(0, 0)]
     guest.answered(_indirect(guest, BlkifOp.READ, segments, grefs=[table.ref] * 2), operation=BlkifOp.READ)
 
 
