@@ -62,7 +62,7 @@ def test_command_table_and_failure(run_dir: Path) -> None:
     [
         (["--backend", "elephant"], "a backend is one of native, python"),
         (["--case", "B-ELEPHANT-*", "--backend", "native"], "no case is called 'B-ELEPHANT-*'"),
-        ([], "either --backend or --run-dir"),
+        ([], "one of --backend, --frontend and --run-dir"),
     ],
 )
 def test_command_misuse(args: list[str], sentence: str) -> None:

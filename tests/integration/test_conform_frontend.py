@@ -1,7 +1,10 @@
 """Our frontend passes the conformance cases for frontends, with either engine; and the cases can fail."""
 
 import gc
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,3 +115,29 @@ def test_ids_are_numbered_by_topic() -> None:
     cases = FRONTEND.select()
     assert all(re.fullmatch(r"F-([A-Z]+-[0-9]{3}|XSA-[0-9]+(-[0-9])?)", case.id) for case in cases)
     assert len({case.title for case in cases}) == len(cases)
+
+
+def _conform(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "xenblk", "conform", *args], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command() -> None:
+    done = _conform("--frontend", "native", "--case", "F-KEYS-00[12]", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [case["verdict"] for case in json.loads(done.stdout)["cases"]] == ["pass", "pass"]
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--frontend", "nobody"], "not 'nobody'"),
+        (["--frontend", "native", "--backend", "native"], "one of --backend, --frontend and --run-dir"),
+        (["--frontend", "native", "--case", "B-*"], "no case is called 'B-*'"),
+    ],
+)
+def test_the_command_misused(args: list[str], sentence: str) -> None:
+    done = _conform(*args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr

@@ -13,13 +13,16 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from xenblk.errors import UsageError
 from xenblk.harness.conform.backend import BACKEND
 from xenblk.harness.conform.backend.run import DISK, backend_names, run_backend_cases, serving
-from xenblk.harness.conform.case import Case, Outcome, Verdict
+from xenblk.harness.conform.case import Case, Outcome, Registry, Verdict
+from xenblk.harness.conform.frontend import FRONTEND
+from xenblk.harness.conform.frontend.run import frontend_names, run_frontend_cases
 from xenblk.harness.conform.report import cases_table, outcomes_json, outcomes_table
 from xenblk.harness.report import print_table
 
 
 @click.command()
 @click.option("--backend", metavar="NAME", help=f"Test a backend: {', '.join(backend_names())}.")
+@click.option("--frontend", metavar="NAME", help=f"Test a frontend: {', '.join(frontend_names())}.")
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -32,28 +35,52 @@ from xenblk.harness.report import print_table
     "--json", "as_json", is_flag=True, help='JSON: {"cases": [{"id", "title", "source", "verdict", "detail"}]}.'
 )
 def conform(
-    backend: str | None, run_dir: Path | None, disk: str, patterns: tuple[str, ...], list_only: bool, as_json: bool
+    backend: str | None,
+    frontend: str | None,
+    run_dir: Path | None,
+    disk: str,
+    patterns: tuple[str, ...],
+    list_only: bool,
+    as_json: bool,
 ) -> None:
-    """Run the conformance cases for blkif against a backend.
+    """Run the conformance cases for blkif against a backend or a frontend.
 
-    Each case ends in pass, fail, or not-offered: the backend's nodes do not offer what it is about. The exit status is
-    1 if a case failed.
+    Each case ends in pass, fail, or not-offered: the tested end does not offer what it is about. The exit status is 1
+    if a case failed.
     """
-    cases = BACKEND.select(patterns)
+    tested = [one for one in (backend, frontend, run_dir) if one is not None]
+    if len(tested) != 1 and not (list_only and not tested):
+        raise UsageError("say who is tested: one of --backend, --frontend and --run-dir")
+    cases = _registry(backends=frontend is None, frontends=frontend is not None or not tested).select(patterns)
     if list_only:
         print_table(cases_table(cases))
         return
-    if (backend is None) == (run_dir is None):
-        raise UsageError("say who is tested: either --backend or --run-dir")
     with contextlib.ExitStack() as stack:
-        where = run_dir if run_dir is not None else stack.enter_context(serving(str(backend)))
-        outcomes = list(_shown(run_backend_cases(where, cases, disk), cases, quiet=as_json))
+        if frontend is not None:
+            running: Iterator[Outcome[Any]] = run_frontend_cases(frontend, cases)
+        else:
+            where = run_dir if run_dir is not None else stack.enter_context(serving(str(backend)))
+            running = run_backend_cases(where, cases, disk)
+        outcomes = list(_shown(running, cases, quiet=as_json))
     if as_json:
         click.echo(outcomes_json(outcomes))
     else:
         print_table(outcomes_table(outcomes))
     if any(outcome.verdict is Verdict.FAIL for outcome in outcomes):
         sys.exit(1)
+
+
+def _registry(*, backends: bool, frontends: bool) -> Registry[Any]:
+    """The cases of either end, or of both."""
+    chosen: Registry[Any] = Registry()
+    cases: list[Case[Any]] = []
+    if backends:
+        cases += BACKEND.select()
+    if frontends:
+        cases += FRONTEND.select()
+    for case in cases:
+        chosen.add(case)
+    return chosen
 
 
 def _shown(outcomes: Iterator[Outcome[Any]], cases: Sequence[Case[Any]], quiet: bool) -> Iterator[Outcome[Any]]:
