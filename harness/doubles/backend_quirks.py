@@ -130,6 +130,7 @@ FREEBSD: Final = BackendQuirks(
     unknown_status=BlkifStatus.ERROR,
     probe_nodes={"feature-barrier": "1", "feature-flush-cache": "1", "max-ring-page-order": "5"},
     connect_nodes=_PROPERTIES,
+    refuses_states=True,
     wide_units=True,
     failure_nodes={"hotplug-status": "error", "online": "0"},
 )

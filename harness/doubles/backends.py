@@ -50,7 +50,10 @@ class DeviceDouble:
             self.backend.write({"hotplug-status": "error", "hotplug-error": str(e)})
             self._refuse(e)
             return
-        self.backend.write({**self._filled(self._quirks.probe_nodes), "hotplug-status": "connected"})
+        nodes = self._filled(self._quirks.probe_nodes)
+        if self.backend.store.read(f"{self.backend.path}/discard-enable", "1") == "0":
+            nodes = {name: value for name, value in nodes.items() if "discard" not in name}
+        self.backend.write({**nodes, "hotplug-status": "connected"})
         self._switch(XenbusState.INITWAIT)
 
     def _own(self, name: str) -> str:
@@ -125,7 +128,9 @@ class DeviceDouble:
         for queue in range(nr_queues):
             prefix = f"queue-{queue}/" if nr_queues > 1 else ""
             refs = ring_refs_as(quirks, keys, prefix)
-            self.backend.attach_ring(refs, EvtchnPort(_uint(keys, f"{prefix}event-channel")), abi)
+            ring = self.backend.attach_ring(refs, EvtchnPort(_uint(keys, f"{prefix}event-channel")), abi)
+            if ring.pending > ring.nr_ents:
+                raise BlkifPeerError(f"{ring.pending} requests are unanswered on a ring of {ring.nr_ents}")
         return persistent == "1" and quirks.max_persistent_grants > 0
 
     def _disconnect(self) -> None:

@@ -24,10 +24,9 @@ class RawBackRing:
         self.channel: Final = channel
         self.nr_pages: Final = memory.nbytes >> 12
         self.nr_ents: Final = ring_entries(ring_order(memory.nbytes), abi.entry_size)
-        self.req_cons = 0
-        self.rsp_prod_pvt = 0
         self._memory = memory
         self._words = memory[:16].cast("I")  # one aligned load or store for each index
+        self.req_cons = self.rsp_prod_pvt = self.rsp_prod  # where the last backend of this ring left off
         self._fence = threading.Lock()
 
     # The shared indexes
