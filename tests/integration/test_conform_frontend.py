@@ -23,10 +23,10 @@ from xenblk.processes import HostProcess
 # What our frontend does otherwise, and why that is not right yet.
 KNOWN = {
     "F-REQ-042": "sector-size is not read: a request of 512 bytes goes to a disk with sectors of 4096",
-    "F-REQ-051": "a flush is sent to a backend that does not offer it",
-    "F-REQ-052": "a flush is sent to a backend that offers barriers alone",
-    "F-LIFE-001": "a refused flush is an error",
-    "F-LIFE-002": "a refused flush is an error",
+    "F-REQ-051": "the backend's features are not read: a flush is sent that is not offered",
+    "F-REQ-052": "the backend's features are not read: a flush is sent where barriers alone are offered",
+    "F-REQ-060": "the backend's features are not read: no discard is sent that is offered",
+    "F-LIFE-004": "the backend's features are not read: no discard is sent that is offered",
 }
 
 

@@ -15,7 +15,8 @@ from xenblk.harness.conform.backend import BACKEND
 from xenblk.harness.conform.backend.run import DISK, backend_names, run_backend_cases, serving
 from xenblk.harness.conform.case import Case, Outcome, Registry, Verdict
 from xenblk.harness.conform.frontend import FRONTEND
-from xenblk.harness.conform.frontend.run import frontend_names, run_frontend_cases
+from xenblk.harness.conform.frontend.run import run_frontend_cases
+from xenblk.harness.conform.frontend.subject import frontend_names
 from xenblk.harness.conform.report import cases_table, outcomes_json, outcomes_table
 from xenblk.harness.report import print_table
 

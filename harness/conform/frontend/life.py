@@ -123,7 +123,7 @@ def _closed_on(number: int, state: S, busy: bool) -> None:
         frontend = stage.connect()
         reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(40 * busy)]
         if busy:
-            stage.ring.take_many(8)
+            stage.take(8)
         stage.backend.switch(state)
         stage.backend.await_frontend(S.CLOSED, S.CLOSING)
         _all_end(stage, reading)
@@ -145,7 +145,7 @@ _closed_on(25, S.CLOSED, busy=True)
 def nodes_gone(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(40)]
-    stage.ring.take_many(8)
+    stage.take(8)
     stage.backend.store.rm(stage.backend.path)
     _all_end(stage, reading)
 
@@ -228,7 +228,7 @@ def _recovery(number: int, title: str, before: dict[str, str], after: dict[str, 
         frontend = stage.connect({**FLUSH, **before}, recover=True)
         stage.expect_working(frontend)
         writing = [frontend.write(n * PAGE_SIZE, bytes([n + 1]) * PAGE_SIZE) for n in range(40)]
-        stage.ring.take_many(10)
+        stage.take(10)
         stage.backend.disconnect()
         stage.backend.switch(S.CLOSING)
         stage.backend.await_frontend(S.CLOSED, S.INITIALISING)

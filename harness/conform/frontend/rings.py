@@ -17,6 +17,7 @@ def _full_ring(number: int, order: int) -> None:
         features = {**FLUSH, "max-ring-page-order": "4", "max-ring-pages": "16"}
         frontend = stage.connect(features, ring_page_order=order) if order else stage.connect()
         size = 32 << order
+        stage.require_many(size)
         expect(stage.ring.nr_ents == size, f"the ring has {stage.ring.nr_ents} slots")
         reading = [frontend.read(n % 1000 * PAGE_SIZE, SECTOR_SIZE) for n in range(size + 20)]
         wait_for(lambda: stage.ring.pending == size, "a full ring")

@@ -3,17 +3,11 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from xenblk.engines import ENGINES
 from xenblk.harness.conform.case import Case, Outcome, run_cases
 from xenblk.harness.conform.frontend import FRONTEND, FrontendKind, FrontendLab, frontend_kind
 from xenblk.harness.conform.frontend.stage import FrontendStage
 from xenblk.harness.conform.xen import Xen
 from xenblk.processes import HostProcess
-
-
-def frontend_names() -> list[str]:
-    """Whom `run_frontend_cases` knows by name."""
-    return list(ENGINES)
 
 
 def run_frontend_cases(

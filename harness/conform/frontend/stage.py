@@ -187,10 +187,15 @@ class FrontendStage:
 
     def take(self, count: int = 1) -> list[Request]:
         """The next requests of the first ring, each held to its form, not answered."""
+        self.require_many(count)
         requests = self.backend.ring.take_many(count)
         for request in requests:
             self.check(request)
         return requests
+
+    def require_many(self, count: int) -> None:
+        """The case has so many operations in flight."""
+        require(count == 1 or not self.kind.one_at_a_time, "this frontend has one operation in flight at a time")
 
     @property
     def ring(self) -> RawBackRing:

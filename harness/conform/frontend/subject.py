@@ -6,11 +6,12 @@ guest, give the guest an agent with these calls and say in a FrontendKind how to
 """
 
 import dataclasses
+import errno
 import inspect
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
 from xenblk.abi import PAGE_SIZE
@@ -18,6 +19,7 @@ from xenblk.blkfront import Bio, Blkfront, VirtualDisk
 from xenblk.blkif import BlkifOp
 from xenblk.engines import ENGINES
 from xenblk.errors import UsageError, XenblkError
+from xenblk.harness.doubles import FRONTENDS, FrontendDouble
 from xenblk.platform import Platform
 
 T = TypeVar("T")
@@ -72,6 +74,8 @@ class FrontendKind:
     name: str
     start: Callable[[Platform, int, Options], FrontendUnderTest]
     options: frozenset[str]
+    one_at_a_time: bool = False
+    """Whether an operation waits until the one before has ended: then some cases are not for it."""
 
 
 class BlkfrontUnderTest:
@@ -190,6 +194,13 @@ class BlkfrontUnderTest:
                 done.set_exception(bio.error)
 
 
+def _as_os_error(function: Callable[[], T]) -> T:
+    try:
+        return function()
+    except XenblkError as e:
+        raise OSError(errno.EIO, str(e)) from e
+
+
 def _settle(done: Future[T], function: Callable[[], T]) -> None:
     try:
         done.set_result(function())
@@ -203,6 +214,66 @@ def _forward(source: Future[None], target: Future[T], result: Callable[[], T]) -
         target.set_result(result())
     else:
         target.set_exception(error)
+
+
+class DoubleUnderTest:
+    """A double of a known frontend: a thread has it, and does one thing after the other."""
+
+    offers_discard = True
+
+    def __init__(self, double: FrontendDouble) -> None:
+        self._double = double
+        self._thread = ThreadPoolExecutor(1, "frontend double")
+
+    @property
+    def size(self) -> int:
+        """See FrontendUnderTest."""
+        return self._double.size
+
+    @property
+    def read_only(self) -> bool:
+        """See FrontendUnderTest."""
+        return self._double.read_only
+
+    def connect(self) -> Future[None]:
+        """See FrontendUnderTest."""
+        return self._do(self._double.connect)
+
+    def read(self, offset: int, nr_bytes: int) -> Future[bytes]:
+        """See FrontendUnderTest."""
+        return self._do(lambda: self._double.read(*self._checked(offset, nr_bytes)))
+
+    def write(self, offset: int, data: bytes) -> Future[None]:
+        """See FrontendUnderTest."""
+        return self._do(lambda: self._double.write(self._checked(offset, len(data), writes=True)[0], data))
+
+    def flush(self) -> Future[None]:
+        """See FrontendUnderTest."""
+        return self._do(self._double.flush)
+
+    def discard(self, offset: int, nr_bytes: int) -> Future[None]:
+        """See FrontendUnderTest."""
+        return self._do(lambda: self._double.discard(*self._checked(offset, nr_bytes, writes=True)))
+
+    def close(self) -> Future[None]:
+        """See FrontendUnderTest."""
+        return self._do(self._double.close)
+
+    def stop(self) -> None:
+        """See FrontendUnderTest."""
+        self.close()
+        self._thread.shutdown()
+
+    def _do(self, function: Callable[[], T]) -> Future[T]:
+        return self._thread.submit(_as_os_error, function)
+
+    def _checked(self, offset: int, nr_bytes: int, writes: bool = False) -> tuple[int, int]:
+        """What the block layer above a driver lets through; OSError for the rest."""
+        if offset + nr_bytes > self.size:
+            raise OSError(errno.ENOSPC, f"{nr_bytes} bytes at {offset} end beyond the disk of {self.size}")
+        if writes and self.read_only:
+            raise OSError(errno.EROFS, "the disk is read-only")
+        return offset, nr_bytes
 
 
 def our_frontend(engine: str) -> FrontendKind:
@@ -219,4 +290,14 @@ def frontend_kind(name: str) -> FrontendKind:
     """The frontend of this name; UsageError if there is none."""
     if name in ENGINES:
         return our_frontend(name)
-    raise UsageError(f"a frontend to test is one of {', '.join(ENGINES)}, not {name!r}")
+    if name in FRONTENDS:
+        make = FRONTENDS[name]
+        return FrontendKind(
+            name, lambda platform, handle, _options: DoubleUnderTest(make(platform, handle)), frozenset(), True
+        )
+    raise UsageError(f"a frontend to test is one of {', '.join(frontend_names())}, not {name!r}")
+
+
+def frontend_names() -> list[str]:
+    """Whom `frontend_kind` knows: our engines, and doubles of known frontends."""
+    return [*ENGINES, *FRONTENDS]
