@@ -20,7 +20,6 @@ from xenblk.toolstack import frontend_path
 from xenblk.xenbus import XenbusState
 
 XVDA = 51712
-PATIENCE_S = 20.0
 
 
 class World:
