@@ -2,7 +2,7 @@
 
 from xenblk.grants.hypervisor import pins, release_dead
 from xenblk.grants.mapper import CopySegment, ForeignDomain, GrantMapper, MappedRegion, Mapping
-from xenblk.grants.persistent import Grant, PersistentGrants
+from xenblk.grants.persistent import Grant, OverflowFlag, PersistentGrants
 from xenblk.grants.pool import GrantPool, Page, PoolEntry, allocate_pages
 from xenblk.grants.status import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, GrantStatus
 from xenblk.grants.table import GrantTable
@@ -19,6 +19,7 @@ __all__ = [
     "GrantTable",
     "MappedRegion",
     "Mapping",
+    "OverflowFlag",
     "Page",
     "PersistentGrants",
     "PoolEntry",

@@ -13,9 +13,23 @@ static inline uint32_t nr_cells_log2(uint32_t max_entries)
     return bits;
 }
 
+#define FIRST_CELLS_LOG2 9 /* a page of cells; they double as entries come */
+
+/* At most half of the cells are full, until there are as many as there may be. */
+static inline int needs_more_cells(const struct xb_gref_map *map)
+{
+    return 2 * (uint64_t)map->nr_current + 2 > (uint64_t)map->cell_mask + 1
+           && 2 * (uint64_t)map->max_entries > (uint64_t)map->cell_mask + 1;
+}
+
 static inline size_t cells_bytes(uint32_t max_entries)
 {
     return sizeof(uint64_t) << nr_cells_log2(max_entries);
+}
+
+static inline uint64_t cell_of(uint32_t gref, uint32_t number)
+{
+    return (uint64_t)gref << 32 | ((uint64_t)number + 1);
 }
 
 #define SPREAD UINT64_C(0x9e3779b97f4a7c15) /* 2^64 divided by the golden ratio */

@@ -60,18 +60,17 @@ size_t xb_gref_map_bytes(uint32_t max_entries)
 
 void xb_gref_map_init(struct xb_gref_map *map, void *memory, uint32_t max_entries, uint64_t secret)
 {
-    uint32_t bits = nr_cells_log2(max_entries);
+    uint32_t bits_max = nr_cells_log2(max_entries), bits = bits_max < FIRST_CELLS_LOG2 ? bits_max : FIRST_CELLS_LOG2;
 
     XB_ASSERT(max_entries <= XB_GREF_MAP_MAX);
     XB_ASSERT((uintptr_t)memory % sizeof(uint64_t) == 0);
     memset(map, 0, sizeof(*map));
-    memset(memory, 0, xb_gref_map_bytes(max_entries));
     map->limit = map->max_entries = max_entries;
     map->cell_mask = (UINT32_C(1) << bits) - 1;
     map->cell_shift = 64 - bits;
     map->secret = secret;
     map->cells = memory;
-    map->keys = map->cells + map->cell_mask + 1;
+    map->keys = map->cells + (UINT64_C(1) << bits_max);
     map->entries = (struct xb_gref_entry *)(map->keys + 2 * (size_t)max_entries);
 }
 
@@ -174,20 +173,40 @@ static struct xb_gref_entry *entry_make_room(struct xb_gref_map *map, struct xb_
     return entry;
 }
 
+/* Under the lock, by the thread that looks things up: nobody searches meanwhile. */
+static void double_cells(struct xb_gref_map *map)
+{
+    uint64_t cell;
+
+    memset(map->cells, 0, ((size_t)map->cell_mask + 1) * sizeof(*map->cells));
+    map->cell_mask = 2 * map->cell_mask + 1;
+    map->cell_shift--;
+    for (uint32_t i = 0; i < map->nr_touched; i++) {
+        const struct xb_gref_entry *entry = &map->entries[i];
+
+        if (entry->in_map)
+            store_cell(map, search(map, entry->gref, &cell), cell_of(entry->gref, i));
+    }
+}
+
 /* Under the lock. */
 static int place(struct xb_gref_map *map, uint32_t gref, struct xb_gref_entry **entry)
 {
     uint64_t cell;
-    uint32_t at = search(map, gref, &cell);
-    struct xb_gref_entry *old = entry_of(map, cell);
+    struct xb_gref_entry *old;
+    uint32_t at;
 
+    if (needs_more_cells(map))
+        double_cells(map);
+    at = search(map, gref, &cell);
+    old = entry_of(map, cell);
     /* Relaxed: an entry that died stays dead, and one that dies now is as good as one that dies next. */
     if (old && __atomic_load_n(&old->usage, __ATOMIC_RELAXED) != 0)
         return XB_GREF_PRESENT;
     *entry = entry_make_room(map, old);
     if (!*entry)
         return XB_GREF_FULL;
-    store_cell(map, at, (uint64_t)gref << 32 | (uint64_t)(*entry - map->entries + 1));
+    store_cell(map, at, cell_of(gref, (uint32_t)(*entry - map->entries)));
     return XB_GREF_ADDED;
 }
 

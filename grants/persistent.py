@@ -25,6 +25,7 @@ from typing import Final, Protocol
 
 from bintrees import RBTree
 
+from xenblk._native import ffi
 from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, GrantRef
 from xenblk.grants.mapper import ForeignDomain, GrantMapper, Mapping, map_error
 from xenblk.grants.status import GrantStatus
@@ -62,10 +63,27 @@ class Grant:
     last_used_s: float = 0.0
 
 
+class OverflowFlag:
+    """Whether a page of a device was not kept because of the limit; the rings of the device share it, as in Linux.
+
+    Set by any of them, cleared by whichever purges something. `native` is the same for the native engine: a u32.
+    """
+
+    def __init__(self) -> None:
+        self.native: Final = ffi.new("uint32_t *")
+
+    def __bool__(self) -> bool:
+        return bool(self.native[0])
+
+    def set(self, overflowed: bool) -> None:
+        """Set or clear it."""
+        self.native[0] = overflowed
+
+
 class PersistentGrants:
     """The mappings of one ring. Without `persistent` every mapping is used once, and read-only where that is enough.
 
-    The overflow flag is the ring's own; in Linux the rings of a device share one. Not thread-safe: the ring's thread's.
+    Not thread-safe: the ring's thread's.
     """
 
     def __init__(
@@ -77,6 +95,7 @@ class PersistentGrants:
         max_persistent_grants: int = 1056,
         counters: GrantCounters,
         unused_timeout_s: float = 60.0,
+        overflowed: OverflowFlag | None = None,
     ) -> None:
         self._mapper = mapper
         self._domain = domain
@@ -85,7 +104,7 @@ class PersistentGrants:
         self._counters = counters
         self._unused_timeout_s = unused_timeout_s
         self._tree = RBTree()
-        self._overflowed = False
+        self._overflowed = OverflowFlag() if overflowed is None else overflowed
 
     def acquire(self, refs: Sequence[GrantRef], *, device_writes: bool, now: float) -> list[Grant]:
         """The pages of one request's references, in their order. GrantError if one cannot be mapped: none is held then.
@@ -136,7 +155,8 @@ class PersistentGrants:
         full = len(self._tree) >= self._limit
         if full or self._mapper.is_crowded:
             # What others have mapped is nothing that a purge of ours makes room for.
-            self._overflowed = self._overflowed or full
+            if full:
+                self._overflowed.set(True)
             self._counters.persistent_overflow += 1
             return
         self._tree[grant.mapping.ref] = grant
@@ -165,9 +185,10 @@ class PersistentGrants:
         self._counters.unmap_ops += 1
         self._counters.unmap_pages += len(grants)
 
-    def set_limit(self, max_persistent_grants: int) -> None:
-        """Change the limit; what is above a lower one goes with the next purges."""
+    def set_limits(self, max_persistent_grants: int, unused_timeout_s: float) -> None:
+        """Change both, for what is kept from now on and the next purge, which takes what is above a lower limit."""
         self._limit = max_persistent_grants
+        self._unused_timeout_s = unused_timeout_s
 
     def purge(self, now: float) -> int:
         """Let go of what was unused for too long, then of what the limit asks for; returns how many nodes that were."""
@@ -179,7 +200,7 @@ class PersistentGrants:
             chosen = set(map(id, victims))
             victims += [node for node in self._idle() if id(node) not in chosen][:wanted]
         if victims:
-            self._overflowed = False
+            self._overflowed.set(False)
             self._drop(victims)
             self._counters.persistent_purged += len(victims)
         return len(victims)

@@ -11,7 +11,6 @@ void xb_slots_init(struct xb_slots *slots, struct xb_slot *entries, uint32_t nr_
 {
     XB_ASSERT(nr_slots >= 1 && nr_slots <= XB_SLOTS_MAX);
     memset(slots, 0, sizeof(*slots));
-    memset(entries, 0, nr_slots * sizeof(*entries));
     slots->entries = entries;
     slots->nr_slots = nr_slots;
     slots->newest = XB_SLOTS_NONE;

@@ -65,8 +65,8 @@ typedef int (*xb_slots_done_fn)(void *context, uint32_t slot);
  * Must not use the table. */
 typedef void (*xb_slots_run_fn)(void *context, uint32_t start, uint32_t length);
 
-/* A table of `nr_slots` free slots, 1 to XB_SLOTS_MAX. `entries` need not be initialised, and must outlive the
- * table. */
+/* A table of `nr_slots` free slots, 1 to XB_SLOTS_MAX. `entries` are zeros, and must outlive the table:
+ * it touches no more of them than are taken. */
 void xb_slots_init(struct xb_slots *slots, struct xb_slot *entries, uint32_t nr_slots);
 
 /* The lowest free slot, in constant time; XB_SLOTS_NONE if there is none. */

@@ -15,7 +15,7 @@ static void *create(uint32_t max_entries, uint64_t secret)
 {
     struct self *self = malloc(sizeof(*self));
 
-    self->memory = malloc(xb_gref_map_bytes(max_entries));
+    self->memory = calloc(1, xb_gref_map_bytes(max_entries));
     self->idle = malloc(max_entries * sizeof(*self->idle));
     xb_gref_map_init(&self->map, self->memory, max_entries, secret);
     return self;

@@ -187,6 +187,8 @@ def _event(dice: random.Random) -> list[Any]:
             ["time", dice.choice([1, 1, 5, 10])],
             ["purge"],
             ["purge"],
+            ["change", "max_persistent_grants", dice.choice([0, 1, 3, 12, 100, 1056])],
+            ["change", "persistent_grant_unused_seconds", dice.choice([0, 1, 10])],
             ["charge", dice.choice([1, 2, 33, 200])],
             ["event", dice.choice([0, 1, 2, 5, 33, 1 << 31, (1 << 32) - 1])],
         ]

@@ -15,12 +15,15 @@ GUEST = Domid(7)
 
 
 class Guest:
-    """Both ends of a ring, and what a backend needs to serve it. `maptrack_entries` bounds what it may map."""
+    """Both ends of a ring, and what a backend needs to serve it.
+
+    `maptrack_entries` bounds what it may map; above 512 there are as many references.
+    """
 
     def __init__(self, abi: Abi, page_order: int = 0, maptrack_entries: int = 512) -> None:
         self.abi = abi
-        self.world = World(nr_frames=NR_FRAMES)
-        self.mapper = self.world.mapper(nr_entries=maptrack_entries)
+        self.world = World(nr_frames=NR_FRAMES, nr_entries=max(512, maptrack_entries))
+        self.mapper = self.world.mapper(arena_pages=max(1024, maptrack_entries), nr_entries=maptrack_entries)
         self.page = memoryview(mmap.mmap(-1, PAGE_SIZE << page_order))
         self.front = FrontRing(self.page, abi.entry_size)
         self.back = BackRing(self.page, abi.entry_size)

@@ -19,7 +19,7 @@ from xenblk.blkif import X86_32, X86_64
 from xenblk.counters import Counters
 from xenblk.disk import FileDisk, MemoryDisk
 from xenblk.errors import DiskError
-from xenblk.grants import PersistentGrants
+from xenblk.grants import OverflowFlag, PersistentGrants
 
 DISK_SECTORS = 256
 NR_GOOD, FIRST_GOOD, NR_DATA_FRAMES = 150, 8, 40
@@ -79,6 +79,14 @@ class Twin:
         self.counters = Counters()
         self.charges = Charges()
         self.unsupported: list[int] = []
+        self.parameters = BackendParameters(
+            max_persistent_grants=setup.limit,
+            persistent_grant_unused_seconds=setup.unused_s,
+            grant_copy=setup.grant_copy,
+            records_per_page=setup.records_per_page,
+            max_indirect_segments=setup.max_indirect_segments,
+        )
+        self.overflowed = OverflowFlag()
         self.now_s = 1000
         self._closed = False
         self._path = folder / name
@@ -168,8 +176,9 @@ class PythonTwin(Twin):
             max_persistent_grants=setup.limit,
             counters=self.counters,
             unused_timeout_s=setup.unused_s,
+            overflowed=self.overflowed,
         )
-        return MappedAccess(grants, now=lambda: self.now_s)
+        return MappedAccess(grants, self.parameters, now=lambda: self.now_s)
 
     def serve(self) -> None:
         notify, _ = self._engine.serve_batch()
@@ -189,13 +198,6 @@ class NativeTwin(Twin):
     def __init__(self, setup: Setup, folder: Path) -> None:
         super().__init__(setup, folder, "native")
         guest = self.guest
-        parameters = BackendParameters(
-            max_persistent_grants=setup.limit,
-            persistent_grant_unused_seconds=setup.unused_s,
-            grant_copy=setup.grant_copy,
-            records_per_page=setup.records_per_page,
-            max_indirect_segments=setup.max_indirect_segments,
-        )
         self._server = NativeServer(
             guest.back,
             self.disk,
@@ -203,8 +205,9 @@ class NativeTwin(Twin):
             guest.world.domain,
             guest.channel,
             self.counters,
-            parameters,
+            self.parameters,
             persistent=setup.persistent and not setup.grant_copy,
+            overflowed=self.overflowed,
             charging=self.charges if setup.charged else None,
             unsupported=self.unsupported.append,
         )

@@ -13,6 +13,7 @@ A case is a list of steps, each of which JSON can hold:
     ["fill", frame, seed]           new content for a page of the guest's
     ["time", seconds]               let time pass
     ["purge"]
+    ["change", parameter, value]    set a parameter of the backend's, which the next purge heeds
     ["charge", count]               where records are charged by hand
     ["event", ahead]                the guest's event index
     ["break", ahead]                publish requests that are not there
@@ -138,6 +139,10 @@ class Twins:
         for twin in self.both:
             twin.purge()
         self.compare()
+
+    def _change(self, name: str, value: float) -> None:
+        for twin in self.both:
+            twin.parameters.change(name, str(value))
 
     def _charge(self, count: int) -> None:
         for _ in range(count if self.setup.charged else 0):

@@ -20,7 +20,7 @@ static uint32_t roll(uint64_t *dice)
 
 static void start(uint32_t max_entries, uint64_t secret)
 {
-    memory = malloc(xb_gref_map_bytes(max_entries));
+    memory = calloc(1, xb_gref_map_bytes(max_entries));
     XB_ASSERT(memory != NULL);
     xb_gref_map_init(&map, memory, max_entries, secret);
 }

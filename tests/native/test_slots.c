@@ -46,9 +46,8 @@ static uint32_t roll(uint64_t *dice)
 static void start(uint32_t nr_slots)
 {
     free(entries);
-    entries = malloc(nr_slots * sizeof(*entries));
+    entries = calloc(nr_slots, sizeof(*entries));
     XB_ASSERT(entries);
-    memset(entries, 0x5a, nr_slots * sizeof(*entries));
     xb_slots_init(&slots, entries, nr_slots);
 }
 

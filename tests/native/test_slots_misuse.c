@@ -20,6 +20,7 @@ static void start_sound(void)
 {
     static const uint8_t flags[] = {0, 1, 1, 0, 1, 1, 0, 1};
 
+    memset(entries, 0, sizeof(entries));
     xb_slots_init(&slots, entries, 8);
     XB_ASSERT(xb_slots_allocate_run(&slots, 8) == 0);
     xb_slots_scan_flags(&slots, flags, NULL);
@@ -153,6 +154,7 @@ static void expect_abort(void (*misuse)(void))
     pid_t child;
     int status;
 
+    memset(entries, 0, sizeof(entries));
     xb_slots_init(&slots, entries, 8);
     for (uint32_t slot = 0; slot < 3; slot++)
         XB_ASSERT(xb_slots_allocate(&slots) == slot);

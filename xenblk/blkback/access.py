@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, GrantRef
+from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkif import BlkifSegment
 from xenblk.counters import Counters
 from xenblk.errors import GrantError
@@ -38,8 +39,11 @@ class DataAccess(Protocol):
 class MappedAccess:
     """Maps granted pages, and keeps them mapped as far as persistence was negotiated and the limit allows."""
 
-    def __init__(self, grants: PersistentGrants, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, grants: PersistentGrants, parameters: BackendParameters, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._grants = grants
+        self._parameters = parameters
         self._now = now
 
     @contextlib.contextmanager
@@ -63,7 +67,10 @@ class MappedAccess:
             self._grants.release(grants, self._now())
 
     def purge(self) -> None:
-        """See DataAccess."""
+        """See DataAccess. The parameters are read anew each time: they may change while the ring is served."""
+        self._grants.set_limits(
+            self._parameters.max_persistent_grants, self._parameters.persistent_grant_unused_seconds
+        )
         self._grants.purge(self._now())
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from xenblk.blkback.ring_thread import RingThread, Server, start_thread
 from xenblk.counters import Counters
 from xenblk.disk import Disk
 from xenblk.errors import RingPeerError
-from xenblk.grants import ForeignDomain, GrantMapper, PersistentGrants
+from xenblk.grants import ForeignDomain, GrantMapper, OverflowFlag, PersistentGrants
 from xenblk.platform import EventChannel, Platform
 from xenblk.ring import BackRing
 
@@ -51,6 +51,7 @@ class Connection:
         self._parameters = parameters
         self._careful = None if charging is None else CarefulCharging(charging)
         self._servers: list[Server] = []
+        self._overflowed = OverflowFlag()
         with contextlib.ExitStack() as undo:
             domain = platform.foreign_domain(frontend)
             undo.callback(platform.release_domain, domain)
@@ -82,7 +83,7 @@ class Connection:
             raise RingPeerError(f"{name}: a backend died with requests on this ring; the frontend must start over")
         counters = platform.counters(f"{name}.back")
         undo.callback(counters.close)
-        link = _Link(platform.mapper, domain, channel, counters, ring, keys)
+        link = _Link(platform.mapper, domain, channel, counters, ring, keys, self._overflowed)
         server = _server(link, self._disk, self._parameters, self._careful, self._unsupported)
         undo.callback(server.close)
         server.start()
@@ -115,6 +116,7 @@ class _Link:
     counters: Counters
     ring: BackRing
     keys: FrontendKeys
+    overflowed: OverflowFlag
 
 
 def _server(
@@ -135,6 +137,7 @@ def _server(
             link.counters,
             parameters,
             persistent=persistent,
+            overflowed=link.overflowed,
             charging=charging,
             unsupported=unsupported,
         )
@@ -164,5 +167,7 @@ def _access(link: _Link, parameters: BackendParameters, persistent: bool) -> Dat
             max_persistent_grants=parameters.max_persistent_grants,
             counters=link.counters,
             unused_timeout_s=parameters.persistent_grant_unused_seconds,
-        )
+            overflowed=link.overflowed,
+        ),
+        parameters,
     )

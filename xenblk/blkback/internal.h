@@ -104,7 +104,8 @@ struct xb_back {
 
     struct xb_gref_map kept;
     struct xb_gref_entry **idle; /* purge: room for all entries, twice */
-    uint32_t overflowed;         /* set by the ring's thread, cleared by purge */
+    uint32_t *overflowed;        /* set by the ring's thread, cleared by purge */
+    uint32_t own_overflowed;     /* what it points to if the config has none */
     uint64_t now_ns;             /* of the batch that is being served */
 
     uint8_t *arena; /* one page of address space per slot */
@@ -145,6 +146,7 @@ void lend_unmap(struct xb_back *back, struct xb_unmap_grant_ref *ops, uint32_t c
 void lend_free(struct xb_back *back, const uint32_t *slots, uint32_t count);
 
 /* purge.c */
+void purge_set_limit(struct xb_back *back, uint32_t max_persistent_grants);
 void purge_all(struct xb_back *back);
 
 /* move.c: between the pages and the disk */

@@ -137,7 +137,7 @@ static void keep(struct xb_back *back, uint32_t gref, struct lent_page *lent)
         return;
     case XB_GREF_FULL:
         /* Relaxed: a hint for the next purge. */
-        __atomic_store_n(&back->overflowed, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(back->overflowed, 1, __ATOMIC_RELAXED);
         counters->persistent_overflow++;
         break;
     default: /* another request, or an earlier segment of this one, has it */

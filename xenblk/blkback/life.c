@@ -10,10 +10,9 @@
 
 static uint32_t nr_kept_max(const struct xb_back_config *config)
 {
-    uint32_t limit = config->persistent ? config->max_persistent_grants : 0;
-
-    /* A guest cannot have more pages kept than it has references. Beside them a batch that is being unmapped. */
-    return (limit < config->grantor->nr_entries ? limit : config->grantor->nr_entries) + SEGMENTS_MAX;
+    /* The limit may be raised later, but a guest cannot have more pages kept than it has references. Beside them a batch
+     * that is being unmapped. What is not used of it takes no memory. */
+    return (config->persistent ? config->grantor->nr_entries : 0) + SEGMENTS_MAX;
 }
 
 static uint32_t max_segments(const struct xb_back_config *config)
@@ -113,7 +112,7 @@ static int allocate(struct xb_back *back)
     back->freed = parts.freed;
     back->scratch = parts.scratch;
     xb_gref_map_init(&back->kept, parts.kept, nr_kept_max(config), config->secret);
-    xb_gref_map_set_limit(&back->kept, nr_kept_max(config) - SEGMENTS_MAX);
+    purge_set_limit(back, config->max_persistent_grants);
     xb_gref_map_show_count(&back->kept, &back->counters->persistent_current);
     xb_slots_init(&back->slots, parts.slots, nr_slots(config));
     records_init(back, &parts.many, parts.bounce);
@@ -139,6 +138,7 @@ struct xb_back *xb_back_create(const struct xb_back_config *config)
     };
     back->ring = config->ring;
     back->counters = config->counters;
+    back->overflowed = config->overflowed ? config->overflowed : &back->own_overflowed;
     back->sector_at = config->ring->entry_size == XB_BLKIF_X86_64_SLOT_BYTES ? 16 : 12;
     pthread_mutex_init(&back->charging, NULL);
     pthread_mutex_init(&back->slots_lock, NULL);

@@ -16,7 +16,7 @@ from xenblk.blkif import BlkifOp
 from xenblk.counters import Counters
 from xenblk.disk import FileDisk, MemoryDisk
 from xenblk.errors import UsageError
-from xenblk.grants import ForeignDomain, GrantMapper
+from xenblk.grants import ForeignDomain, GrantMapper, OverflowFlag
 from xenblk.platform import EventChannel
 from xenblk.ring import BackRing
 
@@ -45,14 +45,17 @@ class NativeServer:
         parameters: BackendParameters,
         *,
         persistent: bool,
+        overflowed: OverflowFlag | None = None,
         charging: Charging | None = None,
         unsupported: Callable[[int], None] | None = None,
     ) -> None:
         self._unsupported = unsupported or (lambda _operation: None)
         self._ring = ring
+        self._parameters = parameters
         self._channel = channel
         self._charging = charging
-        self._held = (disk, mapper, domain, counters)  # pointers do not keep what they point to
+        overflowed = OverflowFlag() if overflowed is None else overflowed
+        self._held = (disk, mapper, domain, counters, overflowed)  # pointers do not keep what they point to
         # As for a ring: the address is taken once, and a view of our own keeps the memory.
         self._fields = counters.fields[:]
         with ffi.from_buffer(self._fields, require_writable=True) as fields:
@@ -67,7 +70,8 @@ class NativeServer:
         config.persistent = persistent
         config.grant_copy = parameters.grant_copy
         config.max_persistent_grants = parameters.max_persistent_grants
-        config.unused_timeout_ns = int(parameters.persistent_grant_unused_seconds * 1e9)
+        config.unused_timeout_ns = _nanoseconds(parameters.persistent_grant_unused_seconds)
+        config.overflowed = overflowed.native
         config.secret = secrets.randbits(64)
         config.poll_us = parameters.poll_us
         config.max_indirect_segments = parameters.max_indirect_segments
@@ -123,7 +127,15 @@ class NativeServer:
         return charged
 
     def purge(self, now_ns: int) -> int:
-        """Unmap what was kept for too long or is too much; how many pages that were."""
+        """Unmap what was kept for too long or is too much; how many pages that were.
+
+        The parameters are read anew each time: they may change while the ring is served.
+        """
+        lib.xb_back_set_limits(
+            self._native,
+            self._parameters.max_persistent_grants,
+            _nanoseconds(self._parameters.persistent_grant_unused_seconds),
+        )
         return int(lib.xb_back_purge(self._native, now_ns))
 
     def resize(self, size: int, /) -> None:
@@ -169,6 +181,10 @@ class _Purger(threading.Thread):
         self._stopping.set()
         if self.is_alive():
             self.join()
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
 
 
 def _set_disk(config: Any, disk: NativeDisk) -> None:

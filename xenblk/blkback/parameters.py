@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Final
+from typing import Any, Final
 
 from xenblk.blkback.charging import RECORDS_PER_PAGE_MAX
 from xenblk.blkif import BLKIF_MAX_INDIRECT_SEGMENTS
@@ -13,6 +13,19 @@ PURGE_INTERVAL_S: Final = 0.1
 """How often a ring's thread looks at its persistent grants, as LRU_INTERVAL in blkback.c."""
 
 UNUSED_SECONDS_MAX: Final = 10**9
+PAGES_MAX: Final = 1 << 20
+
+CHANGEABLE: Final = (
+    "feature_persistent",
+    "log_stats",
+    "max_buffer_pages",
+    "max_persistent_grants",
+    "max_queues",
+    "persistent_grant_unused_seconds",
+)
+"""What may change while the backend runs: the parameters that Linux has in /sys/module/xen_blkback with mode 0644."""
+
+_TRUTHS: Final = {"Y": True, "y": True, "1": True, "N": False, "n": False, "0": False}
 
 QUEUES_MAX: Final = 256
 
@@ -21,10 +34,15 @@ def _online_cpus() -> int:
     return min(os.cpu_count() or 1, QUEUES_MAX)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class BackendParameters:
-    """Parameters of every device of a backend; each applies to connections made after it is set.
+    """Parameters of every device of a backend. What `change` may change applies at once, also to rings that are served;
+    the others, `feature_persistent` and `max_queues` apply to connections made after they are set.
 
+    `feature_persistent` offers to keep grants mapped, at most `max_persistent_grants` for each ring, and each until it
+    was not used for `persistent_grant_unused_seconds` (0: for ever).
+    `max_buffer_pages` is how many pages for copies a ring keeps for its next requests.
+    `log_stats` has each ring log what it did, every 10 seconds.
     `grant_copy` moves data by grant copy and maps no data page at all; it rules `feature_persistent` out.
     `engine` is "native", for memory and files, or "python"; a disk written in Python always has the Python engine.
     `poll_us` bounds how long a native ring thread polls before it sleeps, 0 never. `direct` opens files with O_DIRECT.
@@ -46,29 +64,60 @@ class BackendParameters:
     direct: bool = False
     records_per_page: int = RECORDS_PER_PAGE_MAX
     max_indirect_segments: int = 256
+    max_buffer_pages: int = 1024
+    log_stats: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_persistent_grants <= 1 << 20:
-            raise UsageError(f"max_persistent_grants is 0 to {1 << 20}, not {self.max_persistent_grants}")
-        # Said so that a NaN, which compares as false, is refused.
-        if not 0 <= self.persistent_grant_unused_seconds <= UNUSED_SECONDS_MAX:
-            raise UsageError(
-                f"persistent_grant_unused_seconds is 0 to {UNUSED_SECONDS_MAX}, "
-                f"not {self.persistent_grant_unused_seconds}"
-            )
-        if not 0 <= self.max_ring_page_order <= 4:
-            raise UsageError(f"max_ring_page_order is 0 to 4, not {self.max_ring_page_order}")
+        _check_range("max_persistent_grants", self.max_persistent_grants, PAGES_MAX)
+        _check_range("persistent_grant_unused_seconds", self.persistent_grant_unused_seconds, UNUSED_SECONDS_MAX)
+        _check_range("max_ring_page_order", self.max_ring_page_order, 4)
         if not 1 <= self.max_queues <= QUEUES_MAX:
             raise UsageError(f"max_queues is 1 to {QUEUES_MAX}, not {self.max_queues}")
         check_engine(self.engine, self.poll_us)
         if not 1 <= self.records_per_page <= RECORDS_PER_PAGE_MAX:
             raise UsageError(f"records_per_page is 1 to {RECORDS_PER_PAGE_MAX}, not {self.records_per_page}")
-        if not 0 <= self.max_indirect_segments <= BLKIF_MAX_INDIRECT_SEGMENTS:
-            raise UsageError(
-                f"max_indirect_segments is 0 to {BLKIF_MAX_INDIRECT_SEGMENTS}, not {self.max_indirect_segments}"
-            )
+        _check_range("max_indirect_segments", self.max_indirect_segments, BLKIF_MAX_INDIRECT_SEGMENTS)
+        _check_range("max_buffer_pages", self.max_buffer_pages, PAGES_MAX)
 
     @property
     def offers_persistent(self) -> bool:
         """Whether the backend offers feature-persistent."""
         return self.feature_persistent and not self.grant_copy
+
+    def change(self, name: str, text: str) -> None:
+        """Change one of CHANGEABLE, from any thread, to a value as /sys/module has it: a number, or Y or N.
+
+        UsageError, and nothing changes, for another parameter or a value that it cannot have.
+        """
+        if name not in CHANGEABLE:
+            raise UsageError(f"what may change while a backend runs is {', '.join(CHANGEABLE)}, not {name}")
+        value = _parse(name, text.strip(), type(getattr(BackendParameters(), name)))
+        dataclasses.replace(self, **{name: value})
+        setattr(self, name, value)
+
+    def changeable(self) -> dict[str, str]:
+        """The values of CHANGEABLE, written as /sys/module has them."""
+        return {name: _format(getattr(self, name)) for name in CHANGEABLE}
+
+
+def _check_range(name: str, value: float, most: int) -> None:
+    # Said so that a NaN, which compares as false, is refused.
+    if not 0 <= value <= most:
+        raise UsageError(f"{name} is 0 to {most}, not {value}")
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text not in _TRUTHS:
+            raise UsageError(f"{name} is Y or N, not {text!r}")
+        return _TRUTHS[text]
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{name} is a number, not {text!r}") from None
+
+
+def _format(value: float) -> str:
+    if isinstance(value, bool):
+        return "Y" if value else "N"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -39,12 +39,20 @@ static uint32_t drop(struct xb_back *back, struct xb_gref_entry **entries, uint3
     return nr_dropped;
 }
 
+void purge_set_limit(struct xb_back *back, uint32_t max_persistent_grants)
+{
+    uint32_t room = back->kept.max_entries - SEGMENTS_MAX;
+
+    back->config.max_persistent_grants = max_persistent_grants;
+    xb_gref_map_set_limit(&back->kept, max_persistent_grants < room ? max_persistent_grants : room);
+}
+
 /* How many entries the limit asks to go (purge_persistent_gnt in blkback.c). */
 static uint32_t num_clean(struct xb_back *back)
 {
     uint32_t count = xb_gref_map_count(&back->kept), limit = back->config.max_persistent_grants, wanted;
 
-    if (count < limit || (count == limit && !__atomic_load_n(&back->overflowed, __ATOMIC_RELAXED)))
+    if (count < limit || (count == limit && !__atomic_load_n(back->overflowed, __ATOMIC_RELAXED)))
         return 0;
     wanted = count - limit + limit / 100 * PURGE_PERCENT;
     return wanted < count ? wanted : count;
@@ -90,10 +98,16 @@ uint32_t xb_back_purge(struct xb_back *back, uint64_t now_ns)
     nr_victims = choose(back, back->idle, nr_idle, wanted, now_ns);
     if (nr_victims == 0)
         return 0;
-    __atomic_store_n(&back->overflowed, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(back->overflowed, 0, __ATOMIC_RELAXED);
     nr_dropped = drop(back, back->idle, nr_victims);
     count_atomically(&back->counters->persistent_purged, nr_dropped);
     return nr_dropped;
+}
+
+void xb_back_set_limits(struct xb_back *back, uint32_t max_persistent_grants, uint64_t unused_timeout_ns)
+{
+    back->config.unused_timeout_ns = unused_timeout_ns;
+    purge_set_limit(back, max_persistent_grants);
 }
 
 void purge_all(struct xb_back *back)

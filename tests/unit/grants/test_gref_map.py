@@ -245,3 +245,24 @@ def test_layout() -> None:
         1056 * 48 + 4096 * 8,
         2048 * 48 + 4096 * 8,
     ]
+
+
+@pytest.mark.parametrize("secret", random_secrets()[:4])
+def test_cells_grow_with_the_entries_under_a_reaper(secret: int) -> None:
+    """Entries that die, are replaced and come back lie across each doubling; each is found where it belongs."""
+    dice, made, held = random.Random(secret), GrefMap(3000, secret), {}
+    first_mask = made._map.cell_mask
+    for gref in dice.sample(range(1 << 32), 2900):
+        answer, held[gref] = made.add(gref, 0, 0)
+        assert answer == ADDED
+        if dice.random() < 0.2:
+            victim = dice.choice(list(held))
+            made.put(dying := held.pop(victim), 0)
+            assert made.reap(dying)
+            if dice.random() < 0.5:
+                answer, held[victim] = made.add(victim, 0, 0)
+                assert answer == ADDED
+            made.release(dying)
+    made.check()
+    assert made._map.cell_mask > 4 * first_mask
+    assert {gref: made.find(gref) for gref in held} == held

@@ -220,7 +220,7 @@ def test_how_many_a_purge_removes(big: Any, nodes: int, limit_at_purge: int, ove
         fill(cache, refs[nodes:], 0.0)
     assert counters.persistent_current == nodes
     unmap_ops = counters.unmap_ops
-    cache.set_limit(limit_at_purge)
+    cache.set_limits(limit_at_purge, 60.0)
     assert cache.purge(1.0) == purged
     assert counters.persistent_purged == purged
     assert counters.persistent_current == nodes - purged
@@ -237,7 +237,7 @@ def test_the_timeout_comes_first_and_counts(big: Any) -> None:
     refs = sorted(big.grant(1 + i) for i in range(201))
     fill(cache, refs[4:200], 50.0)
     fill(cache, refs[:4], 0.0)
-    cache.set_limit(200)
+    cache.set_limits(200, 60.0)
     fill(cache, refs[200:], 50.0)
     assert counters.persistent_overflow == 1
     assert cache.purge(60.0) == 10
@@ -264,7 +264,7 @@ def test_what_is_in_use_is_never_purged(big: Any) -> None:
     refs = [big.grant(1 + i) for i in range(100)]
     held = cache.acquire(refs[:98], device_writes=False, now=0.0)
     fill(cache, refs[98:], 0.0)
-    cache.set_limit(0)
+    cache.set_limits(0, 60.0)
     assert cache.purge(1e6) == 2
     assert all(grant.page[0] == 0 for grant in held)
     cache.release(held, 1e6)
@@ -344,7 +344,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(limit=st.sampled_from([0, 3, 8, 20]))
     def set_limit(self, limit: int) -> None:
         self.limit = limit
-        self.cache.set_limit(limit)
+        self.cache.set_limits(limit, 60.0)
 
     @rule(seconds=st.sampled_from([0.1, 30.0, 60.0]))
     def purge(self, seconds: float) -> None:
