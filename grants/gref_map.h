@@ -37,9 +37,9 @@ struct xb_gref_entry {
     uint32_t next_free;    /* under the lock: number of an entry plus 1, or 0 */
 };
 
-/* The lookup is open addressing with linear probing in at least twice as many cells as entries: their number doubles, in
- * place, as entries come. A cell is the reference in its upper half and the entry's number plus 1 in the lower, 0 while
- * empty. */
+/* The lookup is open addressing with linear probing in at least twice as many cells as entries: their number doubles,
+ * in place, as entries come. A cell is the reference in its upper half and the entry's number plus 1 in the lower,
+ * 0 while empty. */
 struct xb_gref_map {
     uint32_t sequence; /* the lock: odd while a change is under way, and lookups then start again */
     uint32_t limit;    /* entries in the map, at most; may be lower than max_entries */
@@ -59,9 +59,9 @@ struct xb_gref_map {
 /* Bytes of memory that a map of so many entries needs. */
 size_t xb_gref_map_bytes(uint32_t max_entries);
 
-/* `memory`, of those bytes, zeros, and aligned for a uint64_t, stays the caller's and must outlive the map; of it, little
- * more is touched than the entries in the map need. `secret` is any random number that the frontend does not know: with
- * it, no choice of references makes lookups slow. */
+/* `memory`, of those bytes, zeros, and aligned for a uint64_t, stays the caller's and must outlive the map; of it,
+ * little more is touched than the entries in the map need. `secret` is any random number that the frontend does not
+ * know: with it, no choice of references makes lookups slow. */
 void xb_gref_map_init(struct xb_gref_map *map, void *memory, uint32_t max_entries, uint64_t secret);
 
 /* Entries in the map, at most, from now on; those that are there stay. At most max_entries, and better lower by what is

@@ -53,7 +53,7 @@ class Host:
         charging: Charging | None,
         undo: contextlib.ExitStack,
     ) -> None:
-        backend = Backend(platform, parameters, self._open_disk, charging)
+        backend = self._backend = Backend(platform, parameters, self._open_disk, charging)
         thread = threading.Thread(target=backend.run, name="backend", daemon=True)
         thread.start()
         undo.callback(thread.join)
@@ -98,6 +98,10 @@ class Host:
                 raise
             virtual_disk = self._disks[domid] = VirtualDisk(frontend, on_close=undo.pop_all().close)
         return virtual_disk
+
+    def set_parameter(self, name: str, value: str) -> None:
+        """Change a parameter of the backend while it runs: see Backend.set_parameter."""
+        self._backend.set_parameter(name, value)
 
     def _forget(self, domid: Domid, params: str) -> None:
         self._disks.pop(domid, None)

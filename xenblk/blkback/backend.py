@@ -1,5 +1,6 @@
 """A backend: finds the devices that a toolstack made for its domain, and serves them until it is stopped."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Final
 
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.device import OpenDisk, Vbd
+from xenblk.blkback.parameter_nodes import ParameterNodes
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.disk import Disk, open_disk
 from xenblk.errors import BlkifPeerError, PeerGoneError, XenstoreError
@@ -15,6 +17,7 @@ from xenblk.platform import Platform
 _log: Final = logging.getLogger("xenblk.blkback")
 
 _TOKEN_DEVICES: Final = "devices"
+_TOKEN_PARAMETERS: Final = "parameters"
 _TICK_S: Final = 0.25
 """How often every device looks at what nobody tells it of, such as the size of its disk."""
 
@@ -33,10 +36,11 @@ class Backend:
         charging: Charging | None = None,
     ) -> None:
         self._platform = platform
-        self._parameters = parameters or BackendParameters()
+        self._parameters = dataclasses.replace(parameters or BackendParameters())
         self._open_disk = opener or self._open_image
         self._charging = charging
         self._store = platform.xenstore()
+        self._nodes = ParameterNodes(self._store, platform.domid, self._parameters)
         self._root = f"/local/domain/{platform.domid}/backend/vbd"
         self._devices: dict[str, Vbd] = {}
         self._stopping = False
@@ -47,17 +51,27 @@ class Backend:
     def run(self) -> None:
         """Serve until `stop`. PeerGoneError if xenstore goes away; whatever was mapped is given back even then."""
         try:
+            self._nodes.show()
+            self._store.watch(self._nodes.path, _TOKEN_PARAMETERS)
             self._store.watch(self._root, _TOKEN_DEVICES)
             next_tick_s = time.monotonic() + _TICK_S
             while not self._stopping:
                 event = self._store.next_event(max(0.0, next_tick_s - time.monotonic()))
                 if event is not None:
                     self._on_event(event.path, event.token)
+                self._nodes.show()
                 if time.monotonic() >= next_tick_s:
                     self._tick()
                     next_tick_s = time.monotonic() + _TICK_S
         finally:
             self._close()
+
+    def set_parameter(self, name: str, value: str) -> None:
+        """Change one of the parameters that may change while it runs (parameters.CHANGEABLE), from any thread.
+
+        UsageError, and nothing changes, for another name or a value that it cannot have.
+        """
+        self._parameters.change(name, value)
 
     def stop(self) -> None:
         """Let `run` return soon."""
@@ -67,6 +81,8 @@ class Backend:
         try:
             if token == _TOKEN_DEVICES:
                 self._on_own_node(path)
+            elif token == _TOKEN_PARAMETERS:
+                self._nodes.changed(path)
             elif token in self._devices:
                 self._attend(token, Vbd.frontend_changed)
         except XenstoreError as e:
@@ -166,4 +182,8 @@ class Backend:
             except Exception as e:
                 _log.warning("%s: %s", device.path, e)
         self._devices.clear()
+        try:
+            self._nodes.remove()
+        except Exception as e:
+            _log.warning("%s: %s", self._nodes.path, e)
         self._store.close()

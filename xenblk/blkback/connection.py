@@ -13,6 +13,7 @@ from xenblk.blkback.native_server import NativeDisk, NativeServer
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkback.python_server import PythonServer
 from xenblk.blkback.ring_thread import RingThread, Server, start_thread
+from xenblk.blkback.stats_log import StatsLog
 from xenblk.counters import Counters
 from xenblk.disk import Disk
 from xenblk.errors import RingPeerError
@@ -26,6 +27,7 @@ class Connection:
 
     Each queue has a ring, a thread, a cache of persistent grants and counters of its own, `name` and its number.
     `unsupported` is told, from a ring's thread, of a flush or barrier (BlkifOp) that the disk has no way to do.
+    `offers_persistent` is whether it offers feature-persistent, whatever becomes of the parameter.
 
     GrantError, HostError or RingPeerError if the frontend's keys lead nowhere; nothing is left behind then. After a
     backend that died, a `takeover`, RingPeerError for a ring with requests on it, too: the dead one may have answered
@@ -52,6 +54,8 @@ class Connection:
         self._careful = None if charging is None else CarefulCharging(charging)
         self._servers: list[Server] = []
         self._overflowed = OverflowFlag()
+        # Read once: the parameter may change, and the two ends must agree on what was offered.
+        self.offers_persistent = parameters.offers_persistent
         with contextlib.ExitStack() as undo:
             domain = platform.foreign_domain(frontend)
             undo.callback(platform.release_domain, domain)
@@ -83,7 +87,9 @@ class Connection:
             raise RingPeerError(f"{name}: a backend died with requests on this ring; the frontend must start over")
         counters = platform.counters(f"{name}.back")
         undo.callback(counters.close)
-        link = _Link(platform.mapper, domain, channel, counters, ring, keys, self._overflowed)
+        stats = StatsLog(name, counters, self._parameters)
+        persistent = keys.persistent and self.offers_persistent
+        link = _Link(platform.mapper, domain, channel, counters, ring, keys, self._overflowed, stats, persistent)
         server = _server(link, self._disk, self._parameters, self._careful, self._unsupported)
         undo.callback(server.close)
         server.start()
@@ -117,6 +123,8 @@ class _Link:
     ring: BackRing
     keys: FrontendKeys
     overflowed: OverflowFlag
+    stats: StatsLog
+    persistent: bool
 
 
 def _server(
@@ -126,7 +134,6 @@ def _server(
     charging: Charging | None,
     unsupported: Callable[[int], None] | None,
 ) -> Server:
-    persistent = link.keys.persistent and parameters.offers_persistent
     if parameters.engine == "native" and isinstance(disk, NativeDisk):
         return NativeServer(
             link.ring,
@@ -136,12 +143,13 @@ def _server(
             link.channel,
             link.counters,
             parameters,
-            persistent=persistent,
+            persistent=link.persistent,
             overflowed=link.overflowed,
+            stats=link.stats,
             charging=charging,
             unsupported=unsupported,
         )
-    access = _access(link, parameters, persistent)
+    access = _access(link, parameters)
     records = ChargedRecords(parameters.records_per_page * link.ring.nr_pages, charging)
     engine = PythonEngine(
         link.ring,
@@ -153,17 +161,17 @@ def _server(
         max_indirect_segments=parameters.max_indirect_segments,
         unsupported=unsupported,
     )
-    return PythonServer(engine, access, link.channel, records)
+    return PythonServer(engine, access, link.channel, records, link.stats)
 
 
-def _access(link: _Link, parameters: BackendParameters, persistent: bool) -> DataAccess:
+def _access(link: _Link, parameters: BackendParameters) -> DataAccess:
     if parameters.grant_copy:
         return CopiedAccess(link.mapper, link.domain, link.counters)
     return MappedAccess(
         PersistentGrants(
             link.mapper,
             link.domain,
-            persistent=persistent,
+            persistent=link.persistent,
             max_persistent_grants=parameters.max_persistent_grants,
             counters=link.counters,
             unused_timeout_s=parameters.persistent_grant_unused_seconds,

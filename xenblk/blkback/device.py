@@ -246,7 +246,10 @@ class Vbd:
         self._nodes.switch_state(XenbusState.CONNECTED)
 
     def _publish(self, disk: Disk) -> None:
-        self._nodes.write({**transport_nodes(self._parameters), **self._disk_nodes(disk)})
+        connection = self._connection
+        offered = (self._parameters if connection is None else connection).offers_persistent
+        persistent = {"feature-persistent": str(int(offered))}
+        self._nodes.write({**transport_nodes(self._parameters), **persistent, **self._disk_nodes(disk)})
 
     def _read_frontend_keys(self, transaction: XenstoreTransaction) -> FrontendKeys:
         return read_frontend_keys(

@@ -10,8 +10,8 @@
 
 static uint32_t nr_kept_max(const struct xb_back_config *config)
 {
-    /* The limit may be raised later, but a guest cannot have more pages kept than it has references. Beside them a batch
-     * that is being unmapped. What is not used of it takes no memory. */
+    /* The limit may be raised later, but a guest cannot have more pages kept than it has references. Beside them a
+     * batch that is being unmapped. What is not used of it takes no memory. */
     return (config->persistent ? config->grantor->nr_entries : 0) + SEGMENTS_MAX;
 }
 

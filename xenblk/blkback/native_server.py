@@ -1,8 +1,7 @@
-"""The native engine of one ring at work: what engine.h describes, and a thread that purges its kept pages."""
+"""The native engine of one ring at work: what engine.h describes, and a thread that keeps its house."""
 
 import errno
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 from xenblk._native import ffi, lib
 from xenblk.abi import SECTOR_SIZE
 from xenblk.blkback.charging import Charging
-from xenblk.blkback.parameters import PURGE_INTERVAL_S, BackendParameters
+from xenblk.blkback.housekeeping import Housekeeper
+from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkback.ring_thread import start_thread
+from xenblk.blkback.stats_log import StatsLog
 from xenblk.blkif import BlkifOp
 from xenblk.counters import Counters
 from xenblk.disk import FileDisk, MemoryDisk
@@ -46,6 +47,7 @@ class NativeServer:
         *,
         persistent: bool,
         overflowed: OverflowFlag | None = None,
+        stats: StatsLog | None = None,
         charging: Charging | None = None,
         unsupported: Callable[[int], None] | None = None,
     ) -> None:
@@ -81,12 +83,18 @@ class NativeServer:
         if self._native == ffi.NULL:
             self._fields.release()
             raise OSError(errno.ENOMEM, "there is no memory for the tables of a ring")
-        self._purger = _Purger(self) if persistent else None
+        self._stats = stats
+        self._housekeeper = Housekeeper(self._keep_house)
 
     def start(self) -> None:
-        """Purge beside `run`, until `close`; OSError EAGAIN if the system gives no thread."""
-        if self._purger is not None:
-            start_thread(self._purger)
+        """Purge and log beside `run`, until `close`; OSError EAGAIN if the system gives no thread."""
+        start_thread(self._housekeeper)
+
+    def _keep_house(self) -> None:
+        now_ns = time.monotonic_ns()
+        self.purge(now_ns)
+        if self._stats is not None:
+            self._stats.tick(now_ns / 1e9)
 
     def run(self) -> None:
         """Serve until `stop`. RingPeerError if the guest published an impossible index: the ring is finished then."""
@@ -149,8 +157,7 @@ class NativeServer:
 
     def close(self) -> None:
         """Unmap everything and give all memory back; charges that no request used are told as discarded."""
-        if self._purger is not None:
-            self._purger.stop()
+        self._housekeeper.stop()
         self._tell_discarded()
         lib.xb_back_destroy(self._native)
         self._native = ffi.NULL
@@ -161,26 +168,6 @@ class NativeServer:
         while lib.xb_back_discharge(self._native, user_id):
             if self._charging is not None:
                 self._charging.discarded(int(user_id[0]))
-
-
-class _Purger(threading.Thread):
-    """Purges a ring's kept pages beside its thread, every PURGE_INTERVAL_S."""
-
-    def __init__(self, server: NativeServer) -> None:
-        super().__init__(name="purge", daemon=True)
-        self._server = server
-        self._stopping = threading.Event()
-
-    def run(self) -> None:
-        """Until `stop`."""
-        while not self._stopping.wait(PURGE_INTERVAL_S):
-            self._server.purge(time.monotonic_ns())
-
-    def stop(self) -> None:
-        """End it; returns when the thread is gone."""
-        self._stopping.set()
-        if self.is_alive():
-            self.join()
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -6,6 +6,7 @@ from xenblk.blkback.access import DataAccess
 from xenblk.blkback.charging import ChargedRecords
 from xenblk.blkback.engine import PythonEngine
 from xenblk.blkback.parameters import PURGE_INTERVAL_S
+from xenblk.blkback.stats_log import StatsLog
 from xenblk.platform import EventChannel
 
 
@@ -13,16 +14,22 @@ class PythonServer:
     """Serves one ring of one disk. `run` in the ring's thread, `stop` from any; `close` when `run` has returned."""
 
     def __init__(
-        self, engine: PythonEngine, access: DataAccess, channel: EventChannel, records: ChargedRecords
+        self,
+        engine: PythonEngine,
+        access: DataAccess,
+        channel: EventChannel,
+        records: ChargedRecords,
+        stats: StatsLog | None = None,
     ) -> None:
         self._engine = engine
         self._access = access
         self._channel = channel
         self._records = records
+        self._stats = stats
         self._stopping = False
 
     def start(self) -> None:
-        """Nothing: `run` purges."""
+        """Nothing: `run` purges and logs."""
 
     def run(self) -> None:
         """Serve until `stop`. RingPeerError if the guest published an impossible index: the ring is finished then."""
@@ -35,8 +42,13 @@ class PythonServer:
             if not (more and self._records.available):
                 self._channel.wait(PURGE_INTERVAL_S)
             if time.monotonic() >= next_purge_s:
-                self._access.purge()
+                self._keep_house()
                 next_purge_s = time.monotonic() + PURGE_INTERVAL_S
+
+    def _keep_house(self) -> None:
+        self._access.purge()
+        if self._stats is not None:
+            self._stats.tick(time.monotonic())
 
     def stop(self) -> None:
         """Let `run` return soon."""

@@ -8,7 +8,7 @@ import sys
 import click
 
 from xenblk import __version__
-from xenblk.cli import bench, compare, conform, copy, disks, host, xenstored
+from xenblk.cli import bench, compare, conform, copy, disks, host, parameters, statistics, xenstored
 from xenblk.errors import UsageError, XenblkError
 
 
@@ -28,10 +28,12 @@ for _command in (
     conform.conform,
     host.host,
     host.backend,
+    parameters.parameters,
     xenstored.xenstored,
     disks.attach,
     disks.detach,
     disks.list_disks,
+    statistics.statistics,
 ):
     cli.add_command(_command)
 

@@ -1,12 +1,13 @@
 """`xenblk host` and `xenblk backend`: the emulated Xen, and the domain that serves its disks."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import click
 
 from xenblk.abi import Domid
-from xenblk.blkback import Backend, BackendParameters
+from xenblk.blkback import Backend, BackendParameters, stats_log
 from xenblk.blkback.parameters import UNUSED_SECONDS_MAX
 from xenblk.blkif import ABI_BY_PROTOCOL
 from xenblk.cli.options import domid_option, engine_option, pin_option, poll_us_option, run_dir_option
@@ -60,6 +61,10 @@ def host(run_dir: Path, lifeline: int | None) -> None:
 @click.option("--grant-copy", is_flag=True, help="Move data by grant copy, map no data page.")
 @engine_option
 @poll_us_option
+@click.option(
+    "--max-buffer-pages", type=int, default=1024, show_default=True, help="Pages for copies that a ring keeps."
+)
+@click.option("--log-stats", is_flag=True, help="Log what each ring did, every 10 seconds.")
 @click.option("--direct", is_flag=True, help="Open images with O_DIRECT.")
 @pin_option
 def backend(
@@ -76,6 +81,8 @@ def backend(
     engine: str,
     poll_us: int,
     direct: bool,
+    max_buffer_pages: int,
+    log_stats: bool,
 ) -> None:
     """Serve every disk that is attached to a backend domain, until stopped."""
     parameters = BackendParameters(
@@ -89,9 +96,12 @@ def backend(
         engine=engine,
         poll_us=poll_us,
         direct=direct,
+        max_buffer_pages=max_buffer_pages,
+        log_stats=log_stats,
     )
     if max_queues is not None:
         parameters = dataclasses.replace(parameters, max_queues=max_queues)
+    logging.getLogger(stats_log.LOGGER).setLevel(logging.INFO)  # whatever -v says
     platform = EmulatedPlatform(run_dir, domid)
     try:
         driver = Backend(platform, parameters)
