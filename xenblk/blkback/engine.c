@@ -121,6 +121,7 @@ int xb_back_serve(struct xb_back *back, uint64_t now_ns)
 
 int xb_back_final_check(struct xb_back *back)
 {
+    buffers_shrink_idle(back);
     return xb_back_ring_final_check(back->ring);
 }
 

@@ -35,6 +35,7 @@ struct xb_back_config {
     uint32_t grant_copy; /* map nothing, copy */
     uint32_t max_persistent_grants;
     uint64_t unused_timeout_ns; /* 0: none is too old */
+    uint32_t max_buffer_pages;  /* for copies: kept for the next requests, at most */
     uint32_t *overflowed;       /* of the device: 1 once a page was not kept for the limit; its rings share it */
     uint64_t secret;            /* a random number that the guest does not know */
     uint32_t poll_us;           /* busy polling before each sleep, at most */
@@ -74,7 +75,11 @@ void xb_back_stop(struct xb_back *back);
 uint32_t xb_back_purge(struct xb_back *back, uint64_t now_ns);
 
 /* Change what the config has, for what is kept from now on and the next purge. The purge's thread only. */
-void xb_back_set_limits(struct xb_back *back, uint32_t max_persistent_grants, uint64_t unused_timeout_ns);
+void xb_back_set_limits(struct xb_back *back, uint32_t max_persistent_grants, uint64_t unused_timeout_ns,
+                        uint32_t max_buffer_pages);
+
+/* Pages for copies that are kept now. The ring's thread only. */
+uint32_t xb_back_buffer_pages(const struct xb_back *back);
 
 /* Records charged by hand */
 

@@ -196,8 +196,8 @@ class PythonEngine:
             return
         with self._access.pages(request.segments, to_device) as buffers:
             if to_device:
-                self._disk.pwritev(buffers, offset)
                 self._counters.wr_sect += count_sectors(request.segments)
+                self._disk.pwritev(buffers, offset)
             else:
-                self._disk.preadv(buffers, offset)
                 self._counters.rd_sect += count_sectors(request.segments)
+                self._disk.preadv(buffers, offset)

@@ -59,6 +59,7 @@ struct record {
     struct iovec few_iov[SEGMENTS_MAX];
     struct many many;
     uint8_t *bounce; /* in copy mode: a page for each segment */
+    uint32_t nr_buffer_pages; /* of these, what takes memory */
     uint64_t user_id;
     struct record *next;
 };
@@ -92,6 +93,7 @@ struct xb_back {
 
     uint32_t max_segments; /* of any request */
     struct scratch scratch;
+    uint32_t nr_buffer_pages; /* of all records */
     struct record *records;
     struct record_stack free;    /* the ring's thread alone has it */
     struct record_stack charged; /* by any thread, for the ring's */
@@ -144,6 +146,17 @@ void lend_unmap(struct xb_back *back, struct xb_unmap_grant_ref *ops, uint32_t c
 
 /* Free slots, whose pages are unmapped. */
 void lend_free(struct xb_back *back, const uint32_t *slots, uint32_t count);
+
+/* buffers.c: in copy mode, what the bounce buffers of all records take */
+
+/* A request's data is about to be put there. */
+void buffers_need(struct xb_back *back, struct record *record);
+
+/* Give the record's pages back if there are too many; the ring's thread only, as all of these. */
+void buffers_shrink(struct xb_back *back, struct record *record);
+
+/* The same for records that no request has. */
+void buffers_shrink_idle(struct xb_back *back);
 
 /* purge.c */
 void purge_set_limit(struct xb_back *back, uint32_t max_persistent_grants);

@@ -68,8 +68,6 @@ static uint8_t **find_buffers(const struct xb_back *back, const struct record *r
 /* Done with the disk, `error` 0 or -errno: give the pages back before the guest can see the response. */
 static int finish(struct xb_back *back, struct record *record, int32_t error)
 {
-    if (!error)
-        count_sectors(back, record);
     if (!back->config.grant_copy)
         lend_release(back, &record->loan);
     else if (!error && is_read(record) && !lend_copy(back, &record->loan, find_buffers(back, record), 1))
@@ -201,6 +199,7 @@ static int get_pages(struct xb_back *back, struct record *record)
 {
     if (!back->config.grant_copy)
         return lend_acquire(back, &record->loan);
+    buffers_need(back, record);
     return is_read(record) || lend_copy(back, &record->loan, find_buffers(back, record), 0);
 }
 
@@ -212,6 +211,7 @@ static int move_data(struct xb_back *back, struct record *record)
         return copy_from_memory(back, record);
     if (!get_pages(back, record))
         return done(record, XB_BLKIF_ERROR);
+    count_sectors(back, record); /* what the disk makes of them is not counted */
     return back->file ? move_file(back, record) : move_memory(back, record);
 }
 

@@ -74,6 +74,7 @@ class NativeServer:
         config.max_persistent_grants = parameters.max_persistent_grants
         config.unused_timeout_ns = _nanoseconds(parameters.persistent_grant_unused_seconds)
         config.overflowed = overflowed.native
+        config.max_buffer_pages = parameters.max_buffer_pages
         config.secret = secrets.randbits(64)
         config.poll_us = parameters.poll_us
         config.max_indirect_segments = parameters.max_indirect_segments
@@ -84,6 +85,7 @@ class NativeServer:
             self._fields.release()
             raise OSError(errno.ENOMEM, "there is no memory for the tables of a ring")
         self._stats = stats
+        self._max_buffer_pages = parameters.max_buffer_pages
         self._housekeeper = Housekeeper(self._keep_house)
 
     def start(self) -> None:
@@ -93,6 +95,7 @@ class NativeServer:
     def _keep_house(self) -> None:
         now_ns = time.monotonic_ns()
         self.purge(now_ns)
+        self._heed_max_buffer_pages()
         if self._stats is not None:
             self._stats.tick(now_ns / 1e9)
 
@@ -116,6 +119,16 @@ class NativeServer:
         while lib.xb_back_live(self._native, user_id):
             if self._charging is not None:
                 self._charging.live(int(user_id[0]))
+
+    def _heed_max_buffer_pages(self) -> None:
+        if self._max_buffer_pages != self._parameters.max_buffer_pages:
+            self._max_buffer_pages = self._parameters.max_buffer_pages
+            self._channel.wake()  # the pages are its thread's, and it looks at the limit before it sleeps
+
+    @property
+    def buffer_pages(self) -> int:
+        """Pages for copies that are kept for the next requests; the ring's thread only."""
+        return int(lib.xb_back_buffer_pages(self._native))
 
     def serve_batch(self, now_ns: int | None = None) -> tuple[bool, bool]:
         """One batch, at `now_ns` of any monotonic clock: (was there anything?, is there something to serve already?).
@@ -143,6 +156,7 @@ class NativeServer:
             self._native,
             self._parameters.max_persistent_grants,
             _nanoseconds(self._parameters.persistent_grant_unused_seconds),
+            self._parameters.max_buffer_pages,
         )
         return int(lib.xb_back_purge(self._native, now_ns))
 

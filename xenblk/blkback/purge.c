@@ -104,8 +104,10 @@ uint32_t xb_back_purge(struct xb_back *back, uint64_t now_ns)
     return nr_dropped;
 }
 
-void xb_back_set_limits(struct xb_back *back, uint32_t max_persistent_grants, uint64_t unused_timeout_ns)
+void xb_back_set_limits(struct xb_back *back, uint32_t max_persistent_grants, uint64_t unused_timeout_ns,
+                        uint32_t max_buffer_pages)
 {
+    __atomic_store_n(&back->config.max_buffer_pages, max_buffer_pages, __ATOMIC_RELAXED); /* partner: are_too_many */
     back->config.unused_timeout_ns = unused_timeout_ns;
     purge_set_limit(back, max_persistent_grants);
 }

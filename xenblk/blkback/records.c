@@ -64,6 +64,7 @@ struct record *record_take(struct xb_back *back)
 
 void record_give(struct xb_back *back, struct record *record)
 {
+    buffers_shrink(back, record);
     if (back->config.charged_by_hand)
         push(&back->spent, record);
     else {
