@@ -20,15 +20,6 @@ from xenblk.harness.conform.xen import Xen
 from xenblk.platform import Platform
 from xenblk.processes import HostProcess
 
-# What our frontend does otherwise, and why that is not right yet.
-KNOWN = {
-    "F-REQ-042": "sector-size is not read: a request of 512 bytes goes to a disk with sectors of 4096",
-    "F-REQ-051": "the backend's features are not read: a flush is sent that is not offered",
-    "F-REQ-052": "the backend's features are not read: a flush is sent where barriers alone are offered",
-    "F-REQ-060": "the backend's features are not read: no discard is sent that is offered",
-    "F-LIFE-004": "the backend's features are not read: no discard is sent that is offered",
-}
-
 
 @pytest.fixture(scope="module")
 def xen() -> Iterator[Xen]:
@@ -45,10 +36,9 @@ def run(xen: Xen, kind: FrontendKind, *patterns: str) -> list[Outcome[Any]]:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_our_frontend(xen: Xen, engine: str) -> None:
     outcomes = run(xen, frontend_kind(engine))
-    assert len(outcomes) >= 60
-    failed = {o.case.id: o.detail for o in outcomes if o.verdict is Verdict.FAIL and o.case.id not in KNOWN}
+    failed = {o.case.id: o.detail for o in outcomes if o.verdict is Verdict.FAIL}
     assert not failed
-    assert sum(o.verdict is Verdict.PASS for o in outcomes) >= 60
+    assert sum(o.verdict is Verdict.PASS for o in outcomes) >= 140
 
 
 def test_nothing_is_left_behind(xen: Xen) -> None:

@@ -7,7 +7,6 @@ guest, give the guest an agent with these calls and say in a FrontendKind how to
 
 import dataclasses
 import errno
-import inspect
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from xenblk.abi import PAGE_SIZE
 from xenblk.blkfront import Bio, Blkfront, VirtualDisk
+from xenblk.blkfront.options import FrontendOptions
 from xenblk.blkif import BlkifOp
 from xenblk.engines import ENGINES
 from xenblk.errors import UsageError, XenblkError
@@ -278,7 +278,7 @@ class DoubleUnderTest:
 
 def our_frontend(engine: str) -> FrontendKind:
     """Blkfront with one of its engines."""
-    taken = set(inspect.signature(Blkfront).parameters) - {"platform", "handle", "engine", "poll_us"}
+    taken = {field.name for field in dataclasses.fields(FrontendOptions)} - {"engine", "poll_us"}
     return FrontendKind(
         engine,
         lambda platform, handle, options: BlkfrontUnderTest(platform, handle, {"engine": engine, **options}),
