@@ -22,6 +22,8 @@
 #define XB_BLKIF_INDIRECT_SEGMENTS_MAX 4096
 #define XB_BLKIF_SLOT_BYTES_MAX 112
 
+#define XB_BLKIF_DISCARD_SECURE 1 /* a bit of flag */
+
 /* Layouts: the bytes of a slot tell them apart. */
 #define XB_BLKIF_X86_64_SLOT_BYTES 112
 #define XB_BLKIF_X86_32_SLOT_BYTES 108

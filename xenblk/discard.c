@@ -21,11 +21,15 @@ int xb_discard_file(int fd, uint64_t offset, uint64_t count)
     return status < 0 ? -errno : 0;
 }
 
-void xb_discard_memory(void *memory, uint64_t count)
+void xb_discard_memory(void *memory, uint64_t count, int secure)
 {
     uint8_t *at = memory;
     uint64_t head = -(uintptr_t)at % PAGE_BYTES, whole;
 
+    if (secure) {
+        memset(at, 0, count);
+        return;
+    }
     if (head > count)
         head = count;
     whole = (count - head) / PAGE_BYTES * PAGE_BYTES;

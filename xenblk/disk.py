@@ -1,19 +1,17 @@
 """What a backend serves: memory, a file or block device, or any Python object that looks like a disk.
 
-A disk written in Python has `pread(count, offset)`, which returns `count` bytes, `pwrite(data, offset)`, `flush()` and
-`size`, in bytes; and may have `read_only`, `sector_size`, and `discard(offset, count)` with a `discard_granularity`.
-ObjectDisk puts it behind the interface `Disk`, whose vectored calls read and write a guest's pages in place. Errors of
-I/O are OSError, with EOPNOTSUPP for what a disk cannot do; a disk that cannot be used at all is a DiskError.
+The vectored calls of the interface `Disk` read and write a guest's pages in place; object_disk.py puts any Python
+object behind it. Errors of I/O are OSError, with EOPNOTSUPP for what a disk cannot do; a disk that cannot be used at all
+is a DiskError.
 """
 
 import abc
 import errno
-import logging
 import mmap
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from xenblk import huge_pages
 from xenblk._native import ffi, lib
@@ -25,8 +23,6 @@ MEMORY_PREFIX: Final = "memory:"
 
 SECTOR_SIZES: Final = (512, 4096)
 """What a disk may be read and written in."""
-
-_log: Final = logging.getLogger("xenblk.disk")
 
 _IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -54,6 +50,10 @@ class Disk(Protocol):
     def discard_granularity(self) -> int:
         """What a discard frees is a multiple of so many bytes; 0 if the disk has no discard."""
 
+    @property
+    def can_discard_securely(self) -> bool:
+        """Whether a discard can erase: nobody finds the data afterwards, wherever it stood."""
+
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Fill all buffers, in order, from `offset` on; OSError if that is not possible."""
 
@@ -63,8 +63,8 @@ class Disk(Protocol):
     def flush(self) -> None:
         """Make durable what was written before; OSError if that is not possible."""
 
-    def discard(self, offset: int, count: int) -> None:
-        """Forget these bytes; OSError if that is not possible. Our own disks read as zeros there."""
+    def discard(self, offset: int, count: int, secure: bool = False) -> None:
+        """Forget these bytes, or erase them; OSError if that is not possible. Our own disks read as zeros there."""
 
     def close(self) -> None:
         """Let go of the disk."""
@@ -90,7 +90,7 @@ def open_disk(
     return FileDisk(spec, read_only=read_only, direct=direct, sector_size=sector_size)
 
 
-def _require_sectors(name: str, size: int, sector_size: int) -> None:
+def require_sectors(name: str, size: int, sector_size: int) -> None:
     if sector_size not in SECTOR_SIZES:
         raise DiskError(f"a disk has sectors of {' or '.join(map(str, SECTOR_SIZES))} bytes; {name}: {sector_size!r}")
     if size < sector_size:
@@ -104,8 +104,10 @@ def _require_sectors(name: str, size: int, sector_size: int) -> None:
 class _SizedDisk(abc.ABC):
     """A disk that knows its size: keeps requests within it, and offers the calls of a disk written in Python."""
 
+    can_discard_securely: bool = False
+
     def __init__(self, name: str, size: int, read_only: bool, sector_size: int) -> None:
-        _require_sectors(name, size, sector_size)
+        require_sectors(name, size, sector_size)
         self.name: Final = name
         self.size = size
         self.read_only: Final = read_only
@@ -117,7 +119,7 @@ class _SizedDisk(abc.ABC):
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk."""
-        count = _total(buffers)
+        count = total_bytes(buffers)
         self._require_within(count, offset)
         if count:
             self._preadv(buffers, offset)
@@ -125,17 +127,19 @@ class _SizedDisk(abc.ABC):
     def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
         """See Disk."""
         self._require_writable()
-        count = _total(buffers)
+        count = total_bytes(buffers)
         self._require_within(count, offset)
         if count:
             self._pwritev(buffers, offset)
 
-    def discard(self, offset: int, count: int) -> None:
+    def discard(self, offset: int, count: int, secure: bool = False) -> None:
         """See Disk."""
         self._require_writable()
         self._require_within(count, offset)
+        if secure and not self.can_discard_securely:
+            raise OSError(errno.EOPNOTSUPP, f"{self.name} cannot erase what is discarded")
         if count:
-            self._discard(offset, count)
+            self._discard(offset, count, secure)
 
     def pread(self, count: int, offset: int) -> bytes:
         """`count` bytes from `offset`."""
@@ -162,10 +166,11 @@ class _SizedDisk(abc.ABC):
     def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None: ...
 
     @abc.abstractmethod
-    def _discard(self, offset: int, count: int) -> None: ...
+    def _discard(self, offset: int, count: int, secure: bool) -> None: ...
 
 
-def _total(buffers: Sequence[memoryview]) -> int:
+def total_bytes(buffers: Sequence[memoryview]) -> int:
+    """What all of them hold."""
     return sum(buffer.nbytes for buffer in buffers)
 
 
@@ -176,6 +181,7 @@ class MemoryDisk(_SizedDisk):
     """
 
     discard_granularity: Final = PAGE_SIZE
+    can_discard_securely = True
 
     def __init__(self, size: int, *, read_only: bool = False, sector_size: int = SECTOR_SIZE) -> None:
         super().__init__("the memory disk", size, read_only, sector_size)
@@ -198,9 +204,9 @@ class MemoryDisk(_SizedDisk):
             self.memory[offset:end] = buffer
             offset = end
 
-    def _discard(self, offset: int, count: int) -> None:
+    def _discard(self, offset: int, count: int, secure: bool) -> None:
         with ffi.from_buffer(self.memory) as memory:
-            lib.xb_discard_memory(memory + offset, count)
+            lib.xb_discard_memory(memory + offset, count, secure)
 
     def flush(self) -> None:
         """Memory is as durable as it gets."""
@@ -247,7 +253,7 @@ class FileDisk(_SizedDisk):
         if not self.direct:
             self._transfer(os.preadv, buffers, offset)
             return
-        aligned = self._aligned(_total(buffers), offset)
+        aligned = self._aligned(total_bytes(buffers), offset)
         self._transfer(os.preadv, [aligned], offset)
         for buffer in buffers:
             buffer[:] = aligned[: buffer.nbytes]
@@ -257,7 +263,7 @@ class FileDisk(_SizedDisk):
         if not self.direct:
             self._transfer(os.pwritev, buffers, offset)
             return
-        aligned = self._aligned(_total(buffers), offset)
+        aligned = self._aligned(total_bytes(buffers), offset)
         aligned[:] = b"".join(buffers)
         self._transfer(os.pwritev, [aligned], offset)
 
@@ -282,7 +288,7 @@ class FileDisk(_SizedDisk):
             offset += done
             buffers = _skip(buffers, done)
 
-    def _discard(self, offset: int, count: int) -> None:
+    def _discard(self, offset: int, count: int, secure: bool) -> None:
         status = lib.xb_discard_file(self._fd, offset, count)
         if status:
             raise OSError(-status, f"{self.name} has no hole made at {offset}: {os.strerror(-status)}")
@@ -306,87 +312,3 @@ def _skip(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
     if count:
         rest[0] = rest[0][count:]
     return rest
-
-
-class ObjectDisk:
-    """A disk written in Python, behind the interface of the engines; what it returns is checked.
-
-    Whatever goes wrong in the object is an OSError here, and an error of one request to the guest. The object stays its
-    owner's: `close` does not close it. DiskError if it is not a disk.
-    """
-
-    def __init__(self, disk: Any, read_only: bool = False) -> None:
-        self._disk = disk
-        self._name = type(disk).__name__
-        self.read_only: Final = bool(read_only or getattr(disk, "read_only", False))
-        needed = ["pread", "flush"] if self.read_only else ["pread", "pwrite", "flush"]
-        missing = [name for name in needed if not callable(getattr(disk, name, None))]
-        if missing:
-            raise DiskError(f"a disk has methods pread, pwrite and flush; {self._name} has no {', '.join(missing)}")
-        size = getattr(disk, "size", None)
-        if not isinstance(size, int):
-            raise DiskError(f"a disk has a size in bytes; {self._name}.size is {size!r}")
-        self.sector_size: Final[int] = getattr(disk, "sector_size", SECTOR_SIZE)
-        _require_sectors(self._name, size, self.sector_size)
-        self.size = size
-        can_discard = callable(getattr(disk, "discard", None))
-        self.discard_granularity: Final[int] = (
-            getattr(disk, "discard_granularity", self.sector_size) if can_discard else 0
-        )
-
-    def find_size(self) -> int:
-        """See Disk. OSError if the object's size is no size."""
-        size = getattr(self._disk, "size", None)
-        if not isinstance(size, int) or size < 0:
-            raise OSError(errno.EIO, f"{self._name}.size is {size!r}, not a number of bytes")
-        self.size = size // self.sector_size * self.sector_size
-        return self.size
-
-    def preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """See Disk. One call of `pread`, whatever the number of buffers."""
-        count = _total(buffers)
-        data = self._call("pread", count, offset)
-        try:
-            view = memoryview(data).cast("B")
-        except TypeError:
-            raise OSError(errno.EIO, f"{self._name}.pread returned {type(data).__name__}, not bytes") from None
-        if view.nbytes != count:
-            raise OSError(
-                errno.EIO, f"{self._name}.pread returned {view.nbytes} bytes from {offset}, and {count} were wanted"
-            )
-        for buffer in buffers:
-            buffer[:] = view[: buffer.nbytes]
-            view = view[buffer.nbytes :]
-
-    def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """See Disk. One call of `pwrite`, with a copy: a guest could change its pages while the object looks."""
-        if self.read_only:
-            raise OSError(errno.EROFS, f"{self._name} is read-only")
-        data = b"".join(buffers)
-        written = self._call("pwrite", data, offset)
-        if written is not None and written != len(data):
-            raise OSError(errno.EIO, f"{self._name}.pwrite wrote {written!r} of {len(data)} bytes at {offset}")
-
-    def flush(self) -> None:
-        """See Disk."""
-        self._call("flush")
-
-    def discard(self, offset: int, count: int) -> None:
-        """See Disk."""
-        if not self.discard_granularity:
-            raise OSError(errno.EOPNOTSUPP, f"{self._name} has no method discard")
-        if self.read_only:
-            raise OSError(errno.EROFS, f"{self._name} is read-only")
-        self._call("discard", offset, count)
-
-    def close(self) -> None:
-        """The object is not ours to close."""
-
-    def _call(self, method: str, *arguments: object) -> Any:
-        try:
-            return getattr(self._disk, method)(*arguments)
-        except OSError:
-            raise
-        except Exception as e:
-            _log.exception("%s.%s failed", self._name, method)
-            raise OSError(errno.EIO, f"{self._name}.{method} failed: {e!r}") from e

@@ -12,11 +12,12 @@ from typing import Any
 from xenblk.abi import DOM0, Domid
 from xenblk.blkback import Backend, BackendParameters, Charging
 from xenblk.blkfront import Blkfront, VirtualDisk
-from xenblk.disk import Disk, ObjectDisk, open_disk
+from xenblk.disk import Disk, open_disk
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.emulated.rundir import RunDirectory
 from xenblk.errors import DiskError, HostError, PeerGoneError
+from xenblk.object_disk import ObjectDisk
 from xenblk.processes import HostProcess
 from xenblk.toolstack import attach
 from xenblk.vdev import parse_vdev

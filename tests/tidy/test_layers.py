@@ -19,6 +19,7 @@ LAYERS = [
     ["xenblk"],
     ["xenblk.library", "xenblk.testing"],
     ["xenblk.processes"],
+    ["xenblk.object_disk"],
     ["xenblk.blkback", "xenblk.blkfront", "xenblk.emulated", "xenblk.xen"],
     ["xenblk.platform", "xenblk.toolstack"],
     ["xenblk.blkif", "xenblk.counters", "xenblk.disk", "xenblk.vdev", "xenblk.xenbus", "xenblk.xenstore"],

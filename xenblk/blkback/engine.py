@@ -40,6 +40,7 @@ from xenblk.blkback.checks import (
     count_sectors,
 )
 from xenblk.blkif import (
+    BLKIF_DISCARD_SECURE,
     SEGMENT_BYTES,
     Abi,
     BlkifOp,
@@ -155,14 +156,15 @@ class PythonEngine:
             raise OSError(errno.EOPNOTSUPP, f"operation {request.operation} is not served")
 
     def _discard(self, request: DiscardRequest) -> None:
-        """Nothing of the guest's is mapped; the secure flag means nothing where it was not offered."""
+        """Nothing of the guest's is mapped; the secure flag means nothing where it is not offered."""
         check_discard_range(request, self._disk)
         self._counters.ds_req += 1
         if not self._disk.discard_granularity:
             raise OSError(errno.EOPNOTSUPP, "the disk has no discard")
         check_discard_sectors(request, self._disk)
         if request.nr_sectors:
-            self._disk.discard(request.sector_number * SECTOR_SIZE, request.nr_sectors * SECTOR_SIZE)
+            secure = bool(request.flag & BLKIF_DISCARD_SECURE) and self._disk.can_discard_securely
+            self._disk.discard(request.sector_number * SECTOR_SIZE, request.nr_sectors * SECTOR_SIZE, secure)
 
     def _read_indirect(self, request: IndirectRequest) -> BlkifRequest:
         """The same request with its segments, of which the guest may change its own copy from now on."""

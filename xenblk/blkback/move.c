@@ -296,7 +296,8 @@ static int begin_indirect(struct xb_back *back, struct record *record)
     return begin(back, record, &loan, record->many.iov);
 }
 
-/* In line, as nothing of the guest's waits for it but the discard. */
+/* In line, as nothing of the guest's waits for it but the discard. A file knows no secure one, and does not offer it:
+ * the flag means nothing there. */
 static int discard(struct xb_back *back, struct record *record)
 {
     const struct xb_blkif_request *request = &record->request;
@@ -311,7 +312,8 @@ static int discard(struct xb_back *back, struct record *record)
     if (!xb_blkif_check_discard_sectors(request, &back->disk))
         return done(record, XB_BLKIF_ERROR);
     if (count > 0 && back->config.disk_memory)
-        xb_discard_memory((uint8_t *)back->config.disk_memory + offset_of(record), count);
+        xb_discard_memory((uint8_t *)back->config.disk_memory + offset_of(record), count,
+                          request->flag & XB_BLKIF_DISCARD_SECURE);
     else if (count > 0)
         error = xb_discard_file(back->config.disk_fd, offset_of(record), count);
     return done(record, error == 0 ? XB_BLKIF_OKAY : error == -EOPNOTSUPP ? XB_BLKIF_EOPNOTSUPP : XB_BLKIF_ERROR);

@@ -42,7 +42,7 @@ def feature_nodes(disk: Disk, discard_enable: bool) -> Nodes:
         "feature-discard": "1",
         "discard-granularity": str(max(granularity, disk.sector_size)),
         "discard-alignment": "0",
-        "discard-secure": "0",
+        "discard-secure": _flag(disk.can_discard_securely),
     }
     return {
         "feature-flush-cache": "1",

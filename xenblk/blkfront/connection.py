@@ -45,12 +45,13 @@ class Ring:
         return ref
 
     def keys(self) -> dict[str, str]:
-        """The nodes that tell the backend how to reach this ring (io/blkif.h)."""
+        """The nodes that tell the backend how to reach this ring, its size in both dialects (io/blkif.h, note 3)."""
         nodes = {"event-channel": str(self.channel.port), "protocol": self.abi.protocol}
         if self.page_order == 0:
             return {**nodes, "ring-ref": str(self.refs[0])}
         refs = {f"ring-ref{i}": str(ref) for i, ref in enumerate(self.refs)}
-        return {**nodes, "ring-page-order": str(self.page_order), **refs}
+        sizes = {"ring-page-order": str(self.page_order), "num-ring-pages": str(1 << self.page_order)}
+        return {**nodes, **sizes, **refs}
 
     def close(self) -> None:
         """Give back what the backend does not map any more; a page that it still maps stays granted and unused."""

@@ -123,6 +123,12 @@ class FrontendNodes:
         return default
 
     @property
+    def max_ring_page_order(self) -> int:
+        """Of the largest ring that the backend takes, by either of its nodes."""
+        pages = max(1, self.read_uint("max-ring-pages", 1))
+        return max(self.read_uint("max-ring-page-order", 0), pages.bit_length() - 1)
+
+    @property
     def size(self) -> int:
         """The disk's size in bytes; `sectors` counts 512 of them, whatever the disk's blocks are."""
         return self.read_uint("sectors") * SECTOR_SIZE
@@ -163,5 +169,5 @@ def ring_keys(rings: Sequence[Ring]) -> dict[str, str]:
     nodes = {"multi-queue-num-queues": str(len(rings))}
     for number, ring in enumerate(rings):
         for key, value in ring.keys().items():
-            nodes[key if key in ("protocol", "ring-page-order") else f"queue-{number}/{key}"] = value
+            nodes[key if key in ("protocol", "ring-page-order", "num-ring-pages") else f"queue-{number}/{key}"] = value
     return nodes

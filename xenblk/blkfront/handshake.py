@@ -159,13 +159,14 @@ class Handshake:
                 event = self.nodes.store.next_event(LIVENESS_S)
                 if event is not None and not self._closing:
                     self._backend_changed()
+                # Who sleeps for a response sleeps without a timer, which would cost as much as the rest of it; and in C
+                # with the lock held, so it is not ours to wait for.
+                self._wake()
                 with self.lock:
                     if self._options.recover:
                         self.check_backend()
                     if self.queues is not None:
                         self.queues.reclaim(time.monotonic_ns())
-                    # Who sleeps for a response sleeps without a timer, which would cost as much as the rest of it.
-                    self._wake()
         except PeerGoneError as e:
             if not self._closing:
                 self.lose(OSError(errno.ENODEV, str(e)))
@@ -173,10 +174,11 @@ class Handshake:
             self.lose(e if isinstance(e, OSError) else OSError(errno.EIO, str(e)))
 
     def _wake(self) -> None:
-        if self.waiter is not None:
-            self.waiter.wake()
-        elif self.queues is not None:
-            self.queues.wake()
+        waiter, queues = self.waiter, self.queues
+        if waiter is not None:
+            waiter.wake()
+        if queues is not None:
+            queues.wake()
 
     def _backend_changed(self) -> None:
         backend = self.nodes.backend_state
@@ -213,7 +215,7 @@ class Handshake:
     def _set_up(self) -> None:
         nodes, options = self.nodes, self._options
         self._drop_queues()
-        order = min(options.ring_page_order, nodes.read_uint("max-ring-page-order", 0))
+        order = min(options.ring_page_order, nodes.max_ring_page_order)
         number = min(options.nr_queues, max(1, nodes.read_uint("multi-queue-max-queues", 1)))
         queues = self.queues = Queues(lambda: Ring(self._platform, nodes.backend_id, page_order=order), number)
         if self.waiter is not None:

@@ -89,6 +89,7 @@ class EmulatedEventChannel:
             return
         self._closed = True
         self._on_close(self.port)
-        os.close(self._native.fd)
-        os.close(self._native.remote_fd)
-        self._native.fd = self._native.remote_fd = -1
+        fds = self._native.fd, self._native.remote_fd
+        self._native.fd = self._native.remote_fd = -1  # first: somebody may be about to wake us
+        for fd in fds:
+            os.close(fd)

@@ -10,7 +10,7 @@ from engines.sides import DISK_SECTORS, PythonTwin
 
 from xenblk.abi import GrantRef
 from xenblk.blkif import X86_64, BlkifOp, BlkifSegment, BlkifStatus
-from xenblk.disk import ObjectDisk
+from xenblk.object_disk import ObjectDisk
 
 OKAY, ERROR, EOPNOTSUPP = BlkifStatus.OKAY, BlkifStatus.ERROR, BlkifStatus.EOPNOTSUPP
 READ, WRITE, FLUSH, BARRIER = BlkifOp.READ, BlkifOp.WRITE, BlkifOp.FLUSH_DISKCACHE, BlkifOp.WRITE_BARRIER

@@ -9,12 +9,13 @@ from engines.platform import GUEST, LocalPlatform
 
 from xenblk.abi import DOM0
 from xenblk.blkback.connection import Connection
-from xenblk.blkback.frontend_keys import FrontendKeys
+from xenblk.blkback.frontend_keys import FrontendKeys, QueueKeys
 from xenblk.blkback.native_server import NativeServer
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkfront.connection import Ring
 from xenblk.blkif import BlkifOp, BlkifRequest, BlkifStatus
-from xenblk.disk import MemoryDisk, ObjectDisk
+from xenblk.disk import MemoryDisk
+from xenblk.object_disk import ObjectDisk
 
 PATIENCE_S = 20.0
 FLUSHES = [BlkifOp.FLUSH_DISKCACHE, BlkifOp.WRITE_BARRIER]
@@ -38,7 +39,7 @@ def platform() -> Iterator[LocalPlatform]:
 def test_a_connection_tells_of_a_missing_flush(platform: LocalPlatform, operation: int) -> None:
     told: list[int] = []
     ring = Ring(platform, DOM0)
-    keys = FrontendKeys(ring.refs, ring.channel.port, ring.abi, persistent=True)
+    keys = FrontendKeys([QueueKeys(ring.refs, ring.channel.port)], ring.abi, persistent=True)
     disk = ObjectDisk(NoFlush(1 << 16))
     connection = Connection(
         platform, GUEST, "vbd", keys, disk, BackendParameters(engine="python"), unsupported=told.append

@@ -11,8 +11,9 @@ import pytest
 
 import xenblk.image
 from xenblk._native import ffi, lib
-from xenblk.disk import FileDisk, MemoryDisk, ObjectDisk, open_disk
+from xenblk.disk import FileDisk, MemoryDisk, open_disk
 from xenblk.errors import DiskError
+from xenblk.object_disk import ObjectDisk
 
 SIZE = 1 << 20
 
@@ -58,13 +59,24 @@ def test_what_is_discarded_is_zero_and_nothing_else(kind: str, image: Path) -> N
 @pytest.mark.parametrize(
     ("start", "count"), [(0, 0), (1, 5), (4095, 2), (100, 20000), (7, 4096), (4096, 8192), (1, 32767)]
 )
-def test_memory_from_the_middle_of_a_page(start: int, count: int) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+def test_memory_from_the_middle_of_a_page(start: int, count: int, secure: bool) -> None:
     memory = mmap.mmap(-1, 32768, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory[:] = b"x" * 32768
     with ffi.from_buffer(memory) as address:
-        lib.xb_discard_memory(address + start, count)
+        lib.xb_discard_memory(address + start, count, secure)
     assert memory[:] == b"x" * start + bytes(count) + b"x" * (32768 - start - count)
     memory.close()
+
+
+def test_memory_is_erased_where_it_stands_and_a_file_does_not_promise_it(image: Path) -> None:
+    memory, file = MemoryDisk(SIZE), FileDisk(image)
+    memory.pwrite(b"secret".ljust(4096), 4096)
+    memory.discard(4096, 4096, secure=True)
+    assert memory.pread(4096, 4096) == bytes(4096)
+    with pytest.raises(OSError, match="cannot erase"):
+        file.discard(0, 4096, secure=True)
+    file.close()
 
 
 def test_a_hole_gives_blocks_back(image: Path) -> None:
@@ -135,7 +147,13 @@ class Rich(Plain):
     sector_size = 4096
     discard_granularity = 8192
 
+    def __init__(self) -> None:
+        self.erased: list[tuple[int, int]] = []
+
     def discard(self, offset: int, count: int) -> None: ...
+
+    def discard_secure(self, offset: int, count: int) -> None:
+        self.erased.append((offset, count))
 
 
 def test_what_an_object_offers() -> None:
@@ -143,6 +161,10 @@ def test_what_an_object_offers() -> None:
     assert (plain.sector_size, plain.discard_granularity) == (512, 0)
     assert (rich.sector_size, rich.discard_granularity) == (4096, 8192)
     rich.discard(0, 4096)
+    mine = Rich()
+    ObjectDisk(mine).discard(4096, 8192, secure=True)
+    assert mine.erased == [(4096, 8192)]
+    assert (plain.can_discard_securely, rich.can_discard_securely) == (False, True)
     with pytest.raises(OSError, match="Plain has no method discard"):
         plain.discard(0, 4096)
     with pytest.raises(OSError, match="read-only"):

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import xenblk.image
-from xenblk.disk import Disk, FileDisk, MemoryDisk, ObjectDisk, open_disk, parse_size
+from xenblk.disk import Disk, FileDisk, MemoryDisk, open_disk, parse_size
 from xenblk.errors import DiskError
+from xenblk.object_disk import ObjectDisk
 
 SIZE = 64 * 512
 
