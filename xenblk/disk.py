@@ -1,8 +1,8 @@
 """What a backend serves: memory, a file or block device, or any Python object that looks like a disk.
 
 The vectored calls of the interface `Disk` read and write a guest's pages in place; object_disk.py puts any Python
-object behind it. Errors of I/O are OSError, with EOPNOTSUPP for what a disk cannot do; a disk that cannot be used at all
-is a DiskError.
+object behind it. Errors of I/O are OSError, with EOPNOTSUPP for what a disk cannot do; a disk that cannot be used at
+all is a DiskError.
 """
 
 import abc
