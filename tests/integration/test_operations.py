@@ -9,7 +9,7 @@ from engines.platform import GUEST, LocalPlatform
 
 from xenblk.abi import DOM0, PAGE_SIZE
 from xenblk.blkback.connection import Connection
-from xenblk.blkback.frontend_keys import FrontendKeys
+from xenblk.blkback.frontend_keys import FrontendKeys, QueueKeys
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkfront.bio import Bio
 from xenblk.blkfront.connection import DataPath, Ring
@@ -40,7 +40,7 @@ class Pair:
     def __init__(self, front: str, back: str, *, persistent: bool, trusted: bool, offered: bool) -> None:
         self.platform = CountedPlatform()
         self.ring = Ring(self.platform, DOM0)
-        keys = FrontendKeys(self.ring.refs, self.ring.channel.port, self.ring.abi, persistent=persistent)
+        keys = FrontendKeys([QueueKeys(self.ring.refs, self.ring.channel.port)], self.ring.abi, persistent)
         parameters = BackendParameters(engine=back, max_indirect_segments=SEGMENTS if offered else 0)
         self.connection = Connection(self.platform, GUEST, "vbd", keys, MemoryDisk(SIZE), parameters)
         self.features = Features(barrier=offered, discard=offered)
@@ -128,7 +128,7 @@ def test_counts_of_an_indirect_request_that_is_mapped(pair_of: Any, mode: dict[s
     buffer = pair.buffer(SEGMENTS * PAGE_SIZE)
     for _ in range(5):
         assert pair.do(BlkifOp.READ, 0, buffer).error is None
-    counts = pair.platform.counts["vbd.back"]
+    counts = pair.platform.counts["vbd-0.back"]
     assert (counts.map_pages, counts.unmap_pages) == (5 * 21, 5 * 21)
     assert (counts.map_ops, counts.unmap_ops) == (5 * 3, 5 * 2)
 
@@ -138,7 +138,7 @@ def test_counts_of_indirect_requests_that_are_kept(pair_of: Any) -> None:
     buffer = pair.buffer(SEGMENTS * PAGE_SIZE)
     for _ in range(5):
         assert pair.do(BlkifOp.READ, 0, buffer).error is None
-    counts = pair.platform.counts["vbd.back"]
+    counts = pair.platform.counts["vbd-0.back"]
     assert (counts.map_pages, counts.unmap_pages) == (21, 0)
     assert counts.persistent_hits == 4 * 21
     assert pair.data.engine.persistent_gnts_c == 21
