@@ -38,12 +38,16 @@ class FrontendQuirks:
     number_in_sector_size: bool = False
     """It writes sector_number in units of `sector-size`."""
     discards: bool = False
+    withdraws_refused: bool = False
+    """A discard answered EOPNOTSUPP is its last one; a flush answered with any error, too, and is a success."""
     resets_on_close: bool = False
     """Having closed, it goes back to Initialising and removes its keys, for the system that comes after it."""
 
 
 QUIRKS: Final[Mapping[str, FrontendQuirks]] = {
-    "linux": FrontendQuirks(persistent=True, queues_max=4, indirect_segments_max=32, discards=True),
+    "linux": FrontendQuirks(
+        persistent=True, queues_max=4, indirect_segments_max=32, discards=True, withdraws_refused=True
+    ),
     "edk2": FrontendQuirks(published=XenbusState.CONNECTED, pointer_ids=True, resets_on_close=True),
     "mini-os": FrontendQuirks(
         published=XenbusState.CONNECTED,

@@ -44,6 +44,7 @@ class FrontendDouble:
         self._handle = handle
         self._frontend = RawFrontend(platform, handle, backend_id)
         self._rings: list[RawRing] = []
+        self._refused: set[str] = set()
         self._numbers = itertools.count()
         self._requests = Requests(self._frontend, handle)
 
@@ -126,19 +127,30 @@ class FrontendDouble:
 
     def flush(self) -> None:
         """Make durable what was written, by whichever way the backend offers; done at once if it offers none."""
+        forgiven = (OSError,) if self.quirks.withdraws_refused else ()
         for key, operation in (
             ("feature-flush-cache", BlkifOp.FLUSH_DISKCACHE),
             ("feature-barrier", BlkifOp.WRITE_BARRIER),
         ):
-            if self._frontend.backend_number(key):
-                self._ask(self._rings[0], [BlkifRequest(operation, self._handle, self._new_id(), 0, 0, ())])
+            if self._frontend.backend_number(key) and key not in self._refused:
+                with contextlib.suppress(*forgiven):
+                    self._ask_if_offered(key, BlkifRequest(operation, self._handle, self._new_id(), 0, 0, ()))
                 return
 
     def discard(self, offset: int, nr_bytes: int) -> None:
         """Say that a range is not needed any more, if backend and frontend know how to."""
-        if self.quirks.discards and self._frontend.backend_number("feature-discard"):
+        key = "feature-discard"
+        if self.quirks.discards and self._frontend.backend_number(key) and key not in self._refused:
             sector, count = self._sector(offset), nr_bytes // SECTOR_SIZE
-            self._ask(self._rings[0], [DiscardRequest(self._handle, self._new_id(), sector, count)])
+            self._ask_if_offered(key, DiscardRequest(self._handle, self._new_id(), sector, count))
+
+    def _ask_if_offered(self, key: str, request: Request) -> None:
+        try:
+            self._ask(self._rings[0], [request])
+        except OSError as e:
+            if self.quirks.withdraws_refused and (e.errno == errno.EOPNOTSUPP or request.operation != BlkifOp.DISCARD):
+                self._refused.add(key)
+            raise
 
     def _transfer(self, operation: BlkifOp, offset: int, data: memoryview) -> None:
         room = self._requests.segments_max * PAGE_SIZE

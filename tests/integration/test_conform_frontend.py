@@ -101,6 +101,14 @@ def test_a_case_fails_for_a_frontend_with_that_bug(xen: Xen, bug: str, case: str
     assert [o.verdict for o in run(xen, bent, case)] == [Verdict.FAIL]
 
 
+def test_linux_takes_a_failed_flush_for_a_refused_one(xen: Xen) -> None:
+    """Of the cases about what a backend cannot do after all, its double fails this one, and ours none."""
+    outcomes = run(xen, frontend_kind("linux"), "F-LIFE-00[1-4]")
+    assert {o.case.id: o.verdict for o in outcomes} == {
+        f"F-LIFE-00{number}": Verdict.FAIL if number == 2 else Verdict.PASS for number in range(1, 5)
+    }
+
+
 def test_ids_are_numbered_by_topic() -> None:
     cases = FRONTEND.select()
     assert all(re.fullmatch(r"F-([A-Z]+-[0-9]{3}|XSA-[0-9]+(-[0-9])?)", case.id) for case in cases)

@@ -25,24 +25,24 @@ static void withdraw(uint8_t *feature)
     __atomic_store_n(feature, 0, __ATOMIC_RELAXED);
 }
 
-/* What a refusal says of the backend; as Linux takes it, that of a flush is no failure. An old backend answers
- * XB_BLKIF_ERROR to a request without segments. Returns 1 if the bio is to be sent again as something else. */
+/* What a refusal says of the backend; as Linux takes it, that of a flush is no failure. Returns 1 if the bio is to be
+ * sent again as something else. */
 static int learn(struct xb_front *front, uint8_t op, int is_empty, int16_t *status)
 {
-    int is_refused = *status == XB_BLKIF_EOPNOTSUPP, is_flush;
-
-    if (op == XB_BLKIF_DISCARD && is_refused) {
+    /* Linux takes XB_BLKIF_ERROR to a flush for a refusal as well. But that is how a failed fsync is answered, and
+     * whoever asked for it must not believe that his data is safe. */
+    if (*status != XB_BLKIF_EOPNOTSUPP)
+        return 0;
+    if (op == XB_BLKIF_DISCARD) {
         withdraw(&front->features->discard);
         withdraw(&front->features->discard_secure);
-    }
-    if (op != XB_BLKIF_WRITE_BARRIER && op != XB_BLKIF_FLUSH_DISKCACHE)
         return 0;
-    is_flush = is_empty && (is_refused || *status == XB_BLKIF_ERROR);
-    if (is_flush || is_refused)
-        withdraw(op == XB_BLKIF_WRITE_BARRIER ? &front->features->barrier : &front->features->flush_cache);
-    if (is_flush)
-        *status = XB_BLKIF_OKAY;
-    return is_flush && op == XB_BLKIF_FLUSH_DISKCACHE && __atomic_load_n(&front->features->barrier, __ATOMIC_RELAXED);
+    }
+    withdraw(op == XB_BLKIF_WRITE_BARRIER ? &front->features->barrier : &front->features->flush_cache);
+    if (!is_empty)
+        return 0;
+    *status = XB_BLKIF_OKAY;
+    return op == XB_BLKIF_FLUSH_DISKCACHE && __atomic_load_n(&front->features->barrier, __ATOMIC_RELAXED);
 }
 
 /* To the head of the queue. */

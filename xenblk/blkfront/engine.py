@@ -237,19 +237,16 @@ class FrontEngine:
         return bio
 
     def _is_flush_refused(self, shadow: _Shadow, status: int) -> bool:
-        """Withdraw what the backend refuses; as Linux takes it, a refused flush is no failure.
-
-        An old backend answers ERROR to a request without segments.
-        """
-        if shadow.op == BlkifOp.DISCARD and status == BlkifStatus.EOPNOTSUPP:
-            self.features.withdraw("discard", "discard_secure")
-        if shadow.op not in (BlkifOp.WRITE_BARRIER, BlkifOp.FLUSH_DISKCACHE):
+        """Withdraw what the backend refuses; as Linux takes it, a refused flush is no failure."""
+        # Linux takes ERROR to a flush for a refusal as well. But that is how a failed fsync is answered, and whoever
+        # asked for it must not believe that his data is safe.
+        if status != BlkifStatus.EOPNOTSUPP or shadow.op <= BlkifOp.WRITE:
             return False
-        refused = status == BlkifStatus.EOPNOTSUPP
-        is_flush = not shadow.loan.segments and (refused or status == BlkifStatus.ERROR)
-        if is_flush or refused:
-            self.features.withdraw("barrier" if shadow.op == BlkifOp.WRITE_BARRIER else "flush_cache")
-        return is_flush
+        if shadow.op == BlkifOp.DISCARD:
+            self.features.withdraw("discard", "discard_secure")
+            return False
+        self.features.withdraw("barrier" if shadow.op == BlkifOp.WRITE_BARRIER else "flush_cache")
+        return not shadow.loan.segments
 
     def _settle(self, bio: Bio, status: int) -> None:
         bio.pieces_left -= 1

@@ -20,21 +20,29 @@ _RECOVER = "Linux xen-blkfront.c, blkif_recover"
 # Degradation
 
 
-def _refused_flush(number: int, status: int, name: str) -> None:
-    @FRONTEND.case(f"F-LIFE-{number:03}", f"a flush answered {name} is a success, and the last one", _DEGRADE)
-    def refused_flush(stage: FrontendStage) -> None:
-        frontend = stage.connect()
-        flushing = frontend.flush()
-        (request,) = stage.take()
-        stage.ring.answer(request, status)
-        stage.finish(flushing, "the flush")
-        stage.finish(frontend.flush(), "the next flush")
-        stage.expect_no_request("another flush was sent")
-        stage.expect_working(frontend)
+@FRONTEND.case("F-LIFE-001", "a flush answered EOPNOTSUPP is a success, and the last one", _DEGRADE)
+def refused_flush(stage: FrontendStage) -> None:
+    frontend = stage.connect()
+    flushing = frontend.flush()
+    (request,) = stage.take()
+    stage.ring.answer(request, -2)
+    stage.finish(flushing, "the flush")
+    stage.finish(frontend.flush(), "the next flush")
+    stage.expect_no_request("another flush was sent")
+    stage.expect_working(frontend)
 
 
-_refused_flush(1, -2, "EOPNOTSUPP")
-_refused_flush(2, -1, "ERROR")
+# Linux takes ERROR to an empty flush for a refusal too, so that whoever asked for it believes that his data is safe.
+@FRONTEND.case("F-LIFE-002", "a flush answered ERROR is an error, and not the last one", "io/blkif.h, BLKIF_RSP_ERROR")
+def failed_flush(stage: FrontendStage) -> None:
+    frontend = stage.connect()
+    flushing = frontend.flush()
+    (request,) = stage.take()
+    stage.ring.answer(request, -1)
+    expect(stage.error(flushing, "the flush").errno == errno.EIO, "the error is another one")
+    stage.serve(frontend.flush())
+    expect([other.operation for other in stage.seen] == [request.operation], "the next flush is no request")
+    stage.expect_working(frontend)
 
 
 @FRONTEND.case("F-LIFE-003", "a barrier answered EOPNOTSUPP is a success, and the last one", _DEGRADE)
