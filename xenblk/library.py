@@ -7,12 +7,14 @@ any Python object; every request still goes through ring, grants and event chann
 import contextlib
 import itertools
 import threading
-from typing import Any
+from typing import Any, Unpack
 
 from xenblk.abi import DOM0, Domid
 from xenblk.blkback import Backend, BackendParameters, Charging
 from xenblk.blkfront import Blkfront, VirtualDisk
 from xenblk.disk import Disk, open_disk
+from xenblk.blkfront.options import FrontendOptions, OptionValues
+from xenblk.disk import Disk, ObjectDisk, open_disk
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.emulated.rundir import RunDirectory
@@ -72,16 +74,16 @@ class Host:
         disk: Any,
         vdev: str = "xvda",
         mode: str = "w",
-        *,
-        feature_persistent: bool = True,
-        engine: str = "native",
+        **options: Unpack[OptionValues],
     ) -> VirtualDisk:
         """A new domain with this disk: a path, `memory:SIZE`, or any object with pread, pwrite, flush and size.
 
-        `engine` is the frontend's: "native" or "python". DiskError or HostError with a sentence if it cannot be used.
-        The object stays the caller's.
+        The options are the frontend's (Blkfront): `engine`, `feature_persistent`, `nr_queues`, `ring_page_order`,
+        `max_indirect_segments`, `trusted`, `recover`, `on_resize`, `poll_us`. UsageError for options that cannot be,
+        DiskError or HostError with a sentence if the disk cannot be used. The object stays the caller's.
         """
         handle = parse_vdev(vdev)
+        FrontendOptions(**options)  # refused before there is anything to undo
         params = disk if isinstance(disk, str) else f"{_OBJECT}{next(self._numbers)}"
         if not isinstance(disk, str):
             self._objects[params] = disk
@@ -91,7 +93,7 @@ class Host:
             attach(self._store, domid, handle, params, mode)
             platform = EmulatedPlatform(self.run_dir, domid)
             undo.callback(platform.close)
-            frontend = Blkfront(platform, handle, feature_persistent=feature_persistent, engine=engine)
+            frontend = Blkfront(platform, handle, **options)
             try:
                 frontend.connect()
             except BaseException:

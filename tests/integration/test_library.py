@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 import xenblk
-from xenblk.abi import Domid
+from xenblk.abi import DOM0, Domid
 from xenblk.blkback.device import Vbd
-from xenblk.errors import DiskError, HostError
+from xenblk.blkback.statistics import read_statistics
+from xenblk.emulated.rundir import RunDirectory
+from xenblk.errors import DiskError, HostError, UsageError
+from xenblk.testing import eventually
 from xenblk.toolstack import backend_path
 from xenblk.xenbus import XenbusState
 
@@ -112,6 +115,40 @@ def test_large_and_many(host: xenblk.Host, tmp_path: Path, feature_persistent: b
             thread.join()
         assert [disk.pread(4096, n * 4096)[0] for n in range(8)] == list(range(8))
     assert image.read_bytes()[1 << 20 : (1 << 20) + len(data)] == data
+
+
+def test_a_disk_has_the_frontends_options(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    sizes: list[int] = []
+    with (
+        xenblk.Host(xenblk.BackendParameters(max_queues=2)) as host,
+        host.attach(
+            str(image), nr_queues=2, ring_page_order=1, max_indirect_segments=0, on_resize=sizes.append
+        ) as disk,
+        host.attach("memory:1M", feature_persistent=False, trusted=False, poll_us=0) as other,
+    ):
+        queues = disk.frontend._xenbus.queues
+        assert [ring.sring.nr_ents for ring in queues.rings] == [64, 64]
+        disk.pwrite(bytes(20 * 4096), 0)
+        counts = read_statistics(
+            RunDirectory(host.run_dir).counters, DOM0, disk.frontend._platform.domid, disk.frontend.handle
+        )
+        assert counts["wr_req"] == 2, "20 pages without indirect requests"
+        assert not other.frontend.persistent
+        other.pwrite(b"o" * 512, 0)
+        assert other.pread(512, 0) == b"o" * 512
+        image.write_bytes(bytes(2 << 20))
+        eventually(lambda: sizes == [2 << 20], "the new size is told")
+
+
+def test_options_that_cannot_be_leave_nothing(host: xenblk.Host) -> None:
+    before = host._control.call("status")[0]["domains"]
+    with pytest.raises(UsageError, match="nr_queues is 1 to 256, not 0"):
+        host.attach("memory:1M", nr_queues=0)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        host.attach("memory:1M", queues=2)
+    assert host._control.call("status")[0]["domains"] == before
 
 
 def test_what_is_no_disk_is_refused(host: xenblk.Host, tmp_path: Path) -> None:
