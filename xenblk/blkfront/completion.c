@@ -194,29 +194,25 @@ static struct xb_shadow *oldest(struct xb_front *front)
     return found;
 }
 
-/* Adds a bio that is not in the list yet. */
-static struct xb_bio **take(struct xb_bio **end, struct xb_bio *bio)
-{
-    if (bio->is_done)
-        return end;
-    bio->is_done = 1;
-    bio->next = NULL;
-    *end = bio;
-    return &bio->next;
-}
-
 struct xb_bio *xb_front_take_unfinished(struct xb_front *front)
 {
-    struct xb_bio *taken = NULL, **end = &taken, *queued = front->first, *rest = queued ? queued->next : NULL;
+    struct xb_bio *taken = NULL, **end = &taken;
     struct xb_shadow *shadow;
 
+    /* What is queued comes last, also what is partly on the ring: it stays where it is in its list. */
+    for (struct xb_bio *bio = front->first; bio != NULL; bio = bio->next)
+        bio->is_done = 1;
     while ((shadow = oldest(front)) != NULL) {
-        end = take(end, shadow->bio);
+        struct xb_bio *bio = shadow->bio;
+
         shadow->bio = NULL;
+        if (bio->is_done)
+            continue;
+        bio->is_done = 1;
+        *end = bio;
+        end = &bio->next;
     }
-    /* The first of the queue may have been on the ring too: its next is the list's by now. */
-    for (; queued != NULL; queued = rest, rest = queued ? queued->next : NULL)
-        end = take(end, queued);
+    *end = front->first;
     front->first = NULL;
     front->nr_queued = 0;
     return taken;

@@ -275,11 +275,12 @@ class FrontEngine:
         What is half done is done again whole. What is lent stays lent until `close`; the engine is not used any more.
         """
         waiting = sorted((shadow for shadow in self._shadow if shadow is not None), key=lambda shadow: shadow.order)
-        pieces = [shadow.piece for shadow in waiting] + list(self._queue)
+        queued = dict.fromkeys(piece.bio for piece in self._queue)
+        sent = dict.fromkeys(shadow.piece.bio for shadow in waiting if shadow.piece.bio not in queued)
         self._unanswered += [shadow.loan for shadow in waiting]
         self._shadow = [None] * len(self._shadow)
         self._queue.clear()
-        return list(dict.fromkeys(piece.bio for piece in pieces))
+        return [*sent, *queued]
 
     def fail_all(self, error: OSError) -> list[Bio]:
         """Give up: as `take_unfinished`, and each of them ends with `error`."""

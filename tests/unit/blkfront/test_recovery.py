@@ -171,3 +171,26 @@ def test_regression_a_page_kept_of_several_ends_later(make: Callable[..., Any]) 
     world.map(held, False)
     assert world.table.end_deferred() == 0
     assert world.refs_in_use == 0
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_regression_what_is_queued_behind_a_flush_that_is_sent_again_is_not_lost(
+    make: Callable[..., Any], fault: bool
+) -> None:
+    """The flush stands before a bio of which a part is on the ring: two ways lead to that bio."""
+    world = make(nr_pages=23, features=Features(barrier=True))
+    flush = world.submit(BlkifOp.FLUSH_DISKCACHE)
+    partly = world.submit(BlkifOp.READ, 0, bytearray(3 * 11 * PAGE_SIZE))
+    queued = [world.submit(BlkifOp.READ, 0, bytearray(512)) for _ in range(3)]
+    refused, piece, _piece = sent(world)
+    assert refused.operation == BlkifOp.FLUSH_DISKCACHE
+    world.answer(refused, -2)
+    if fault:
+        world.answer(piece, id=77)
+        with pytest.raises(Exception, match="not waiting for an answer"):
+            world.engine.collect()
+        failed = world.engine.fail_all(OSError(errno.EIO, "lost"))
+    else:
+        assert world.engine.collect() == []
+        failed = world.engine.take_unfinished()
+    assert failed == [flush, partly, *queued]
