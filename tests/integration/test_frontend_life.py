@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from xenblk.abi import DOM0
+from xenblk import toolstack
+from xenblk.abi import DOM0, Domid
 from xenblk.blkfront import Bio, Blkfront, VirtualDisk
 from xenblk.blkif import BlkifOp
 from xenblk.errors import UsageError
-from xenblk.toolstack import backend_path, detach, frontend_path
+from xenblk.toolstack import DiskOptions, backend_path, detach, frontend_path
 from xenblk.xenbus import XenbusState
+from xenblk.xenstore.client import XenstoreTransaction
 
 XVDA = 51712
 BLOCK = 4096
@@ -246,3 +248,19 @@ def test_a_backend_that_refuses_again_and_again_ends_recovery(world: Any) -> Non
     with pytest.raises(OSError, match="no disk image"):
         frontend.submit(BlkifOp.READ, 0, memoryview(bytearray(BLOCK)))
     assert world.backend_state(domid) in (XenbusState.CLOSING, XenbusState.CLOSED)
+
+
+@pytest.mark.parametrize("sector_size", ["0", "1000", "8192"])
+def test_regression_sectors_that_no_request_can_have_are_refused(world: Any, sector_size: str) -> None:
+    domid = Domid(world.control.call("create", domid=None)[0]["domid"])
+
+    def make(transaction: XenstoreTransaction) -> None:
+        toolstack._make_nodes(transaction, domid, XVDA, "memory:1M", "w", DOM0, DiskOptions())
+        for key, value in {"sectors": "2048", "sector-size": sector_size, "state": "4"}.items():
+            transaction.write(f"{backend_path(DOM0, domid, XVDA)}/{key}", value)
+
+    world.store.transact(make)
+    frontend = Blkfront(world.boot(domid), XVDA)
+    with pytest.raises(OSError, match=f"the sectors of a disk have .* bytes, not {sector_size}"):
+        frontend.connect()
+    frontend.close(timeout_s=0)

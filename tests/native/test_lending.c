@@ -41,6 +41,7 @@ static void begin(void)
         pages[i] = (struct xb_pool_page){.data = memory + (size_t)i * PAGE_SIZE, .frame = i};
     xb_pool_init(&lender.pool, &table, BACKEND, pages, NR_POOL, numbers, numbers + NR_POOL);
     lender.max_segments = XB_LOAN_SEGMENTS_MAX;
+    lender.sector_bytes = 512;
     lender.memory = memory;
     lender.memory_bytes = sizeof(memory);
 }

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 
-from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, Domid, GrantRef
+from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, SECTOR_SIZE, Domid, GrantRef
 from xenblk.blkfront.engine import FrontEngine
 from xenblk.blkfront.features import Features
 from xenblk.blkfront.lending import Lender
@@ -74,8 +74,8 @@ class DataPath:
     """The engine and its pool: what there is while Connected.
 
     `persistent`, `max_segments` (of a request; up to 11 there are no indirect ones) and `features` are what both sides
-    agreed on; the rings of one disk share its `features`. A backend that is not `trusted` is lent pages of the pool
-    only.
+    agreed on; the rings of one disk share its `features`. `sector_size` is that of the disk. A backend that is not
+    `trusted` is lent pages of the pool only.
     """
 
     engine: NativeFrontEngine | FrontEngine
@@ -92,12 +92,14 @@ class DataPath:
         poll_us: int = 0,
         max_segments: int = BLKIF_MAX_SEGMENTS_PER_REQUEST,
         trusted: bool = True,
+        sector_size: int = SECTOR_SIZE,
         features: Features | None = None,
         queue: int = 0,
     ) -> None:
         self._platform = platform
         self._max_segments = max_segments
         self._trusted = trusted
+        self._sector_size = sector_size
         self._features = Features() if features is None else features
         platform.grant_table.end_deferred()
         with contextlib.ExitStack() as undo:
@@ -127,6 +129,7 @@ class DataPath:
             poll_us=poll_us,
             max_segments=self._max_segments,
             trusted=self._trusted,
+            sector_size=self._sector_size,
             features=self._features,
         )
 
@@ -137,7 +140,14 @@ class DataPath:
         pool = GrantPool(table, memory, backend, pool_size(ring.sring.nr_ents, self._max_segments))
         undo.callback(pool.close)
         lender = Lender(
-            table, memory, pool, backend, persistent, trusted=self._trusted, max_segments=self._max_segments
+            table,
+            memory,
+            pool,
+            backend,
+            persistent,
+            trusted=self._trusted,
+            max_segments=self._max_segments,
+            sector_size=self._sector_size,
         )
         engine = FrontEngine(ring.sring, ring.abi, handle, lender, self.counters, self._features)
         undo.callback(engine.close)

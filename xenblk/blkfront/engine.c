@@ -81,6 +81,7 @@ struct xb_front *xb_front_create(const struct xb_front_config *config)
     front->lender.memory = config->memory;
     front->lender.memory_bytes = config->memory_bytes;
     front->lender.persistent = config->persistent;
+    front->lender.sector_bytes = config->sector_bytes > 0 ? config->sector_bytes : 1u << SECTOR_SHIFT;
     front->lender.max_segments = max_segments;
     front->own_features.flush_cache = 1;
     front->features = config->features == NULL ? &front->own_features : config->features;

@@ -67,6 +67,7 @@ struct xb_front_config {
     uint8_t *memory;                   /* the domain's memory: lent in place if grants are not persistent */
     uint64_t memory_bytes;             /* 0: nothing is lent in place */
     uint32_t nr_pages;
+    uint32_t sector_bytes;             /* the disk's own sectors: 512, as is 0, or a larger part of a page */
     uint32_t max_segments;             /* of a request, at most 4096; up to 11: no indirect requests */
     uint32_t poll_us;                  /* how long poll looks at the ring before it sleeps; 0: not at all */
     uint16_t backend;                  /* domid */

@@ -15,6 +15,7 @@ from xenblk.xenbus import XenbusState, parse_state
 from xenblk.xenstore.client import Xenstore, XenstoreTransaction
 
 VDISK_READONLY: Final = 4
+_SECTOR_SIZES: Final = (512, 1024, 2048, 4096)
 
 _OF_A_CONNECTION: Final = re.compile(
     r"event-channel|ring-ref\d*|ring-page-order|num-ring-pages|multi-queue-num-queues|queue-\d+"
@@ -134,8 +135,11 @@ class FrontendNodes:
         return self.read_uint("sectors") * SECTOR_SIZE
 
     def read_properties(self) -> BackendProperties:
-        """All that the backend says of its disk. OSError EIO if it does not say how large it is."""
+        """All that the backend says of its disk. OSError EIO if it does not say how large it is, or has
+        sectors that a page is no multiple of."""
         sector_size = self.read_uint("sector-size", SECTOR_SIZE)
+        if sector_size not in _SECTOR_SIZES:
+            raise OSError(errno.EIO, f"the sectors of a disk have {_SECTOR_SIZES} bytes, not {sector_size}")
         return BackendProperties(
             size=self.size,
             sector_size=sector_size,

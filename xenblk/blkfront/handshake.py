@@ -261,6 +261,7 @@ class Handshake:
                     BLKIF_MAX_SEGMENTS_PER_REQUEST, min(options.max_indirect_segments, properties.max_segments)
                 ),
                 trusted=trusted,
+                sector_size=properties.sector_size,
                 features=features,
                 queue=number,
             )

@@ -13,7 +13,6 @@
 #define PAGE_SHIFT 12
 #define PAGE_SIZE 4096u
 #define SECTOR_SHIFT 9
-#define SECTOR_SIZE 512u
 #define SEGMENT_BYTES 8
 
 /* One store a segment: gref, first and last sector, two bytes of padding. */
@@ -29,7 +28,8 @@ static uint64_t locate(const struct xb_lender *lender, const uint8_t *buffer, ui
 {
     uint64_t at = (uintptr_t)buffer - (uintptr_t)lender->memory;
 
-    if (lender->persistent || at >= lender->memory_bytes || nr_bytes > lender->memory_bytes - at || at % SECTOR_SIZE)
+    if (lender->persistent || at >= lender->memory_bytes || nr_bytes > lender->memory_bytes - at ||
+        at % lender->sector_bytes != 0)
         return lender->memory_bytes;
     return at;
 }

@@ -16,6 +16,7 @@ struct xb_lender {
     struct xb_pool pool;
     uint8_t *memory;       /* the domain's memory: a buffer in it may be lent directly */
     uint64_t memory_bytes; /* 0: bounce always */
+    uint32_t sector_bytes; /* the disk's own sectors: what is lent directly begins and ends with one in each page */
     uint32_t max_segments; /* of a request: 11, or more for indirect requests */
     int how;               /* to copy for the backend: XB_COPY_PLAIN or XB_COPY_STREAMING, with its fence */
     uint8_t persistent;

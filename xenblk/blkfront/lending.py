@@ -39,7 +39,8 @@ class Loan:
 class Lender:
     """Lends buffers to one backend; `persistent` and `max_segments` are what was negotiated for this connection.
 
-    A backend that is not `trusted` is lent pages of the pool only, and sees nothing else of the domain's memory.
+    A backend that is not `trusted` is lent pages of the pool only, and sees nothing else of the domain's memory. So is
+    what does not begin at a multiple of the disk's `sector_size`: each segment is a whole number of these.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Lender:
         *,
         trusted: bool = True,
         max_segments: int = BLKIF_MAX_SEGMENTS_PER_REQUEST,
+        sector_size: int = SECTOR_SIZE,
     ) -> None:
         self._table = table
         self._memory = memory
@@ -59,6 +61,7 @@ class Lender:
         self._backend = backend
         self._persistent = persistent
         self._in_place = trusted and not persistent
+        self._sector_size = sector_size
         self._max_segments = max(max_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST)
 
     def longest_piece(self, op: BlkifOp, buffer: memoryview) -> int:
@@ -79,7 +82,7 @@ class Lender:
 
     def _locate(self, buffer: memoryview) -> tuple[int, int] | None:
         located = self._memory.locate(buffer) if self._in_place else None
-        return located if located and located[1] % SECTOR_SIZE == 0 else None
+        return located if located and located[1] % self._sector_size == 0 else None
 
     def _bounce(self, op: BlkifOp, buffer: memoryview) -> Loan:
         nr_pages = -(-buffer.nbytes // PAGE_SIZE)

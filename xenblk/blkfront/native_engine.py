@@ -5,7 +5,7 @@ import functools
 from typing import Any, Final
 
 from xenblk._native import ffi, lib
-from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, Domid, GrantRef
+from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, SECTOR_SIZE, Domid, GrantRef
 from xenblk.blkfront.bio import Bio
 from xenblk.blkfront.features import Features
 from xenblk.blkif import BLKIF_MAX_INDIRECT_SEGMENTS, Abi, BlkifStatus
@@ -42,6 +42,7 @@ class NativeFrontEngine:
         poll_us: int = 0,
         max_segments: int = BLKIF_MAX_SEGMENTS_PER_REQUEST,
         trusted: bool = True,
+        sector_size: int = SECTOR_SIZE,
         features: Features | None = None,
     ) -> None:
         assert ring.entry_size == abi.entry_size
@@ -68,7 +69,7 @@ class NativeFrontEngine:
         config.pages, config.nr_pages = self._pool_pages, nr_pages
         address, nr_bytes = memory.extent
         config.memory, config.memory_bytes = ffi.cast("uint8_t *", address), nr_bytes if trusted else 0
-        config.backend, config.handle = backend, handle
+        config.backend, config.handle, config.sector_bytes = backend, handle, sector_size
         config.persistent, config.poll_us = persistent, poll_us
         self.native: Any = lib.xb_front_create(config)
         if self.native == ffi.NULL:

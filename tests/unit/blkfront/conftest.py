@@ -51,6 +51,7 @@ class World:
         nr_pages: int = 384,
         nr_grants: int = 512,
         max_segments: int = 11,
+        sector_size: int = SECTOR_SIZE,
         features: Features | None = None,
         before: "World | None" = None,
     ) -> None:
@@ -81,12 +82,20 @@ class World:
                 nr_pages=nr_pages,
                 max_segments=max_segments,
                 trusted=trusted,
+                sector_size=sector_size,
                 features=self.features,
             )
         else:
             self.pool = GrantPool(self.table, self.memory, BACKEND, nr_pages)
             lender = Lender(
-                self.table, self.memory, self.pool, BACKEND, persistent, trusted=trusted, max_segments=max_segments
+                self.table,
+                self.memory,
+                self.pool,
+                BACKEND,
+                persistent,
+                trusted=trusted,
+                max_segments=max_segments,
+                sector_size=sector_size,
             )
             self.engine = FrontEngine(self.ring, abi, HANDLE, lender, self.counters, self.features)
 

@@ -155,3 +155,21 @@ def test_descriptors_without_a_page_in_the_pool_wait(make: Callable[..., Any]) -
 )
 def test_the_pool_has_linux_s_size(nr_ents: int, max_segments: int, pages: int) -> None:
     assert pool_size(nr_ents, max_segments) == pages
+
+
+@pytest.mark.parametrize("nr_pages", [2, 20])
+@pytest.mark.parametrize(("start", "in_place"), [(0, True), (512, False)])
+def test_regression_a_segment_is_whole_sectors_of_4096_bytes(
+    make: Callable[..., Any], nr_pages: int, start: int, in_place: bool
+) -> None:
+    """A backend refuses others, so what does not begin with a page is not lent where it stands."""
+    world = make(persistent=False, max_segments=32, sector_size=PAGE_SIZE)
+    run = world.memory.allocate_run(nr_pages + 1)
+    world.submit(BlkifOp.WRITE, 0, world.memory.join(run)[start : start + nr_pages * PAGE_SIZE])
+    world.go()
+    (request,) = world.take()
+    segments = world.segments(request)
+    assert [(segment.first_sect, segment.last_sect) for segment in segments] == [(0, 7)] * nr_pages
+    assert ({world.frame(segment.gref) for segment in segments} <= {page.frame for page in run}) == in_place
+    world.answer(request)
+    assert len(world.engine.collect()) == 1
