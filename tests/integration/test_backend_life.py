@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -396,3 +397,33 @@ def test_a_new_backend_serves_no_request_that_a_dead_one_may_have_answered(
         frontend.await_backend(XenbusState.CLOSING)
         assert "a backend died with requests on this ring" in world.error_of(domid)
         assert frontend.ring.sring.consume() is None
+
+
+@pytest.mark.parametrize("meanwhile", ["no disk", "another that dies", "stopped"])
+def test_regression_an_old_ring_stays_old(
+    world: Any, raw_frontend: Callable[..., Any], image: Path, meanwhile: str
+) -> None:
+    """Whatever comes between the end of a backend and the next one's connection."""
+    first = world.backend()
+    domid = world.attach(str(image))
+    frontend = raw_frontend(domid)
+    frontend.connect()
+    frontend.await_backend(XenbusState.CONNECTED)
+    first.stop() if meanwhile == "stopped" else first.kill()
+    frontend.ring.sring.put(frontend.abi.pack_request(read_request(frontend, 1)))
+    frontend.ring.sring.push()
+    params = f"{backend_path(DOM0, domid, XVDA)}/params"
+    if meanwhile == "no disk":
+        world.store.rm(params)
+    second = world.backend()
+    if meanwhile != "stopped":
+        frontend.await_backend(XenbusState.INITWAIT)
+    if meanwhile == "another that dies":
+        second.kill()
+        world.backend()
+    if meanwhile == "no disk":
+        time.sleep(1.3)
+        world.store.write(params, str(image))
+    frontend.await_backend(XenbusState.CLOSING)
+    assert "a backend died with requests on this ring" in world.error_of(domid)
+    assert frontend.ring.sring.consume() is None

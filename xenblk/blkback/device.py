@@ -74,9 +74,9 @@ class Vbd:
 
     def probe(self) -> None:
         """Offer the device, with its disk if that is known. XenstoreError if the device's own nodes are not there."""
-        if self._nodes.shown_state is XenbusState.CONNECTED:
-            # A backend died under this frontend. Requests that it had answered may lie among those on the ring that
-            # it had not, so a frontend that can start over is left the time to.
+        if self._nodes.shown_state not in (XenbusState.INITIALISING, XenbusState.UNKNOWN):
+            # Another backend served this device. If its frontend is connected still, requests that were answered may
+            # lie among those on the ring that were not, so a frontend that can start over is left the time to.
             self._takeover_s = time.monotonic() + _TAKEOVER_S
         self._nodes.write(transport_nodes(self._parameters))
         if self._open_disk():
@@ -217,10 +217,10 @@ class Vbd:
         takeover = self._takeover_s is not None
         if self._takeover_s is not None and time.monotonic() < self._takeover_s:
             return
-        self._takeover_s = None
         self._disconnect()
         if self._disk is None:
             return
+        self._takeover_s = None
         try:
             self._disk.find_size()
             keys = self._store.transact(self._read_frontend_keys)
