@@ -264,3 +264,51 @@ def test_regression_sectors_that_no_request_can_have_are_refused(world: Any, sec
     with pytest.raises(OSError, match=f"the sectors of a disk have .* bytes, not {sector_size}"):
         frontend.connect()
     frontend.close(timeout_s=0)
+
+
+def test_regression_resume_follows_another_backend(world: Any, image: Path) -> None:
+    """Where the domain runs again its disk is served elsewhere: as a device of another name here."""
+    world.backend()
+    domid = world.attach(str(image))
+    frontend = world.frontend(domid, recover=False)
+    old, new = (f"{backend_path(DOM0, domid, XVDA)}{suffix}" for suffix in ("", "0"))
+
+    def move(transaction: XenstoreTransaction) -> None:
+        transaction.mkdir(new)
+        transaction.set_perms(new, ["n0", f"r{domid}"])
+        for key in ("frontend", "frontend-id", "params", "mode"):
+            transaction.write(f"{new}/{key}", transaction.read(f"{old}/{key}"))
+        transaction.write(f"{new}/online", "1")
+        transaction.write(f"{old}/online", "0")
+        transaction.write(f"{frontend_path(domid, XVDA)}/backend", new)
+        transaction.write(f"{new}/state", "1")
+
+    world.store.transact(move)
+    bio = frontend.submit(BlkifOp.WRITE, 0, memoryview(b"m" * BLOCK))
+    frontend.resume()
+    collect(frontend, {bio})
+    assert bio.error is None
+    assert not world.store.exists(old)
+    assert image.read_bytes()[:BLOCK] == b"m" * BLOCK
+
+
+def test_regression_a_callback_that_fails_stops_nothing(
+    world: Any, image: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does a size that changed while there was no backend go unnoticed."""
+    sizes: list[int] = []
+
+    def fail(size: int) -> None:
+        sizes.append(size)
+        raise ValueError("not this size")
+
+    backend = world.backend()
+    frontend = world.frontend(world.attach(str(image)), recover=True, on_resize=fail)
+    os.truncate(image, 8 << 20)
+    world.eventually(lambda: sizes == [8 << 20], "the frontend was told")
+    backend.kill()
+    os.truncate(image, 2 << 20)
+    world.backend()
+    world.eventually(lambda: sizes == [8 << 20, 2 << 20], "the frontend was told")
+    write_blocks(frontend, b"c", range(4))
+    assert caplog.text.count("on_resize, failed") == 2

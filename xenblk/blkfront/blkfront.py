@@ -232,6 +232,8 @@ class Blkfront:
             elif queues is not None:
                 queues.wait(None if left_s >= LIVENESS_S else left_s)
                 self._xenbus.check_backend()
+            else:
+                self._xenbus.wait_for_queues(left_s)
 
     def _step(self) -> tuple[list[Bio], bool]:
         """One round under the lock: (bios that are done, whether there is something to wait for)."""

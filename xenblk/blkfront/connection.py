@@ -1,6 +1,7 @@
 """What a connected frontend holds: ring pages granted to the backend, an event channel, a pool of granted pages."""
 
 import contextlib
+import functools
 import itertools
 
 from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, SECTOR_SIZE, Domid, GrantRef
@@ -54,20 +55,18 @@ class Ring:
         return {**nodes, **sizes, **refs}
 
     def close(self) -> None:
-        """Give back what the backend does not map any more; a page that it still maps stays granted and unused."""
+        """Give the pages back; one that the backend still maps stays granted and unused until it lets go."""
         self.channel.close()
         self._give_pages_back()
 
     def _give_pages_back(self) -> None:
+        table, memory = self._platform.grant_table, self._platform.memory
         for page, ref in itertools.zip_longest(self._pages, self.refs):
-            if ref is None or self._end_access(ref):
-                self._platform.memory.free_page(page)
-
-    def _end_access(self, ref: GrantRef) -> bool:
-        ended = self._platform.grant_table.end_access(ref)
-        if ended:
-            self._platform.grant_table.free(ref)
-        return ended
+            if ref is None:
+                memory.free_page(page)
+            else:
+                table.end_access_later(ref, functools.partial(memory.free_page, page))
+        table.end_deferred()
 
 
 class DataPath:

@@ -106,8 +106,13 @@ class FrontendNodes:
 
     @property
     def backend_state(self) -> XenbusState:
-        """The state that the backend shows."""
-        return parse_state(self.store.read(self.backend_state_path, ""))
+        """The state that the backend shows; UNKNOWN if its nodes are gone."""
+        try:
+            return parse_state(self.store.read(self.backend_state_path, ""))
+        except XenstoreError as e:
+            if e.name != "EACCES":  # what is not there is as unreadable as the directory that it would be in
+                raise
+            return XenbusState.UNKNOWN
 
     @property
     def online(self) -> bool:

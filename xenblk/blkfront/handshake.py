@@ -117,9 +117,7 @@ class Handshake:
         self.lose(OSError(errno.ENODEV, f"disk {vdev_name(self._handle)} was closed"))
         with self.lock:
             self._drop_queues()
-            if self.waiter is not None:
-                self.waiter.close()
-                self.waiter = None
+            self.waiter = None
 
     def _say_goodbye(self, timeout_s: float) -> None:
         if self.nodes.state in (XenbusState.INITIALISED, XenbusState.CONNECTED):
@@ -181,9 +179,10 @@ class Handshake:
             queues.wake()
 
     def _backend_changed(self) -> None:
-        backend = self.nodes.backend_state
         with self.lock:
-            if backend is self._stale or self.lost is not None:
+            # Read in here: what was read before somebody else did a step is no news afterwards.
+            backend = self.nodes.backend_state
+            if backend is self._stale or self.lost is not None or self._closing:
                 return
             self._stale = None
             action = frontend_action(self.nodes.state, backend)
@@ -225,7 +224,8 @@ class Handshake:
 
     def _connected(self) -> None:
         assert self.queues is not None
-        properties = self.properties = self.nodes.read_properties()
+        before, properties = self.properties, self.nodes.read_properties()
+        self.properties = properties
         self.persistent = self._options.feature_persistent and properties.persistent
         self.queues.start(self._path_maker(properties))
         self.connected, self._was_connected, self._refusals = True, True, 0
@@ -237,6 +237,8 @@ class Handshake:
             self.queues.send()
         self.changed.notify_all()
         self._wake()
+        if before is not None and before.size != properties.size:
+            self._tell_size(properties.size)
 
     def _path_maker(self, properties: BackendProperties) -> Callable[[int, Ring], DataPath]:
         options = self._options
@@ -273,8 +275,14 @@ class Handshake:
         size, before = self.nodes.size, self.properties.size
         if size != before:
             self.properties = self.properties.resized(size)
-            if self._options.on_resize is not None:
+            self._tell_size(size)
+
+    def _tell_size(self, size: int) -> None:
+        if self._options.on_resize is not None:
+            try:
                 self._options.on_resize(size)
+            except Exception:
+                _log.exception("%s: a callback of the user's, on_resize, failed", self._path)
 
     # Losing the backend
 
@@ -286,8 +294,21 @@ class Handshake:
             self._keep_unfinished()
             self._reset(self.nodes.state)
             self._drop_queues()
-            self.nodes.find_backend()
+            self._find_backend()
             self._backend_changed()
+
+    def _find_backend(self) -> None:
+        nodes, before = self.nodes, self.nodes.backend_state_path
+        nodes.find_backend()
+        if nodes.backend_state_path != before:
+            nodes.store.unwatch(before, _TOKEN)
+            nodes.store.watch(nodes.backend_state_path, _TOKEN, one_pending=True)
+            self._stale = None
+
+    def wait_for_queues(self, timeout_s: float) -> None:
+        """Sleep until there are rings again, or the disk is lost."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.queues is not None or self.lost is not None, timeout_s)
 
     def check_backend(self) -> None:
         """See whether there still is a backend, for whoever is about to wait for it."""

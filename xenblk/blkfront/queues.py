@@ -151,8 +151,9 @@ class Queues:
     # Sleeping
 
     def wait(self, timeout_s: float | None) -> None:
-        """Sleep for an event of the only ring, and take it."""
-        self.rings[0].channel.wait(timeout_s)
+        """Sleep for an event of the only ring, and take it; not at all if it was closed meanwhile."""
+        for ring in self.rings[:1]:
+            ring.channel.wait(timeout_s)
 
     def take_events(self) -> None:
         """Take all events that are there."""

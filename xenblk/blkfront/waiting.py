@@ -3,17 +3,22 @@
 import contextlib
 import os
 import select
+import weakref
 from collections.abc import Sequence
 
 from xenblk.platform import EventChannel
 
 
 class Waiter:
-    """What a disk sleeps on that has several rings, or changes them while it is used. `fileno` stays the same."""
+    """What a disk sleeps on that has several rings, or changes them while it is used. `fileno` stays the same.
+
+    Its descriptors are closed when nobody has it any more: somebody may sleep on it while the disk is closed.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._wake_fd)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
 
     def fileno(self) -> int:
@@ -43,8 +48,3 @@ class Waiter:
     def wake(self) -> None:
         """Let `wait` return, from any thread."""
         os.eventfd_write(self._wake_fd, 1)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        self._epoll.close()
-        os.close(self._wake_fd)

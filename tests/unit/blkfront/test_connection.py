@@ -51,3 +51,19 @@ def test_regression_a_ring_that_there_are_too_few_references_for(platform: Local
     table.free(taken.pop())
     Ring(platform, DOM0, page_order=RING_PAGE_ORDER).close()
     assert table.free_count == NR_RING_PAGES
+
+
+def test_regression_ring_pages_that_are_mapped_still_come_back_later(platform: LocalPlatform) -> None:
+    """A backend that dies under a recovering frontend lets go of the ring a moment after that gave it up."""
+    before, table = nr_free_pages(platform), platform.grant_table
+    nr_refs = table.free_count
+    ring = Ring(platform, DOM0, page_order=RING_PAGE_ORDER)
+    domain = platform.foreign_domain(platform.domid)
+    region = platform.mapper.map_region(domain, ring.refs)
+    ring.close()
+    assert nr_free_pages(platform) == before - NR_RING_PAGES
+    assert table.end_deferred() == NR_RING_PAGES
+    region.unmap()
+    platform.release_domain(domain)
+    assert table.end_deferred() == 0
+    assert (nr_free_pages(platform), table.free_count) == (before, nr_refs)
