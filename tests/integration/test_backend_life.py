@@ -11,6 +11,7 @@ import pytest
 
 from xenblk import toolstack
 from xenblk.abi import DOM0, Domid
+from xenblk.blkback.device_nodes import DeviceNodes
 from xenblk.blkfront.connection import Ring
 from xenblk.blkif import X86_64, BlkifOp, BlkifRequest, BlkifSegment, BlkifStatus
 from xenblk.toolstack import DiskOptions, backend_path, frontend_path
@@ -427,3 +428,17 @@ def test_regression_an_old_ring_stays_old(
     frontend.await_backend(XenbusState.CLOSING)
     assert "a backend died with requests on this ring" in world.error_of(domid)
     assert frontend.ring.sring.consume() is None
+
+
+def test_regression_nodes_of_a_removed_device_do_not_come_back(world: Any) -> None:
+    """A ring's thread may have something to say at the very moment."""
+    domid = attach_by_hand(world)
+    path = backend_path(DOM0, domid, XVDA)
+    nodes = DeviceNodes(world.store, path)
+    nodes.write({"feature-barrier": "1"})
+    assert nodes.read("feature-barrier") == "1"
+    world.store.rm(path)
+    nodes.write({"feature-barrier": "0"})
+    nodes.announce({"sectors": "1"})
+    nodes.switch_state(XenbusState.CLOSED)
+    assert not world.store.exists(path)

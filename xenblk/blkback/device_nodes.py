@@ -73,11 +73,11 @@ class DeviceNodes:
     # What the frontend is to see
 
     def write(self, nodes: Nodes) -> None:
-        """Write or remove nodes, all at once."""
+        """Write or remove nodes, all at once, unless the device is gone: what is removed must not come back."""
         self._store.transact(lambda transaction: self._write(transaction, nodes))
 
     def switch_state(self, state: XenbusState) -> None:
-        """Write the state, unless the node is gone: a removed device must not come back to life."""
+        """Write the state, unless the device is gone."""
         self.state = state
         self._store.transact(self._write_state)
 
@@ -91,6 +91,8 @@ class DeviceNodes:
         self._store.transact(write)
 
     def _write(self, transaction: XenstoreTransaction, nodes: Nodes) -> None:
+        if not transaction.exists(f"{self.path}/state"):
+            return
         for key, value in nodes.items():
             if value is not None:
                 transaction.write(f"{self.path}/{key}", value)
