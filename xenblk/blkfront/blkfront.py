@@ -2,6 +2,7 @@
 
 Two threads touch a device. A *xenwatch* thread of its own follows the backend's state (handshake.py); the user's thread
 submits and polls. They share the device's lock, and the event channel wakes a sleeping `poll` when the device is lost.
+More threads may drive a queue each in C (`native`), where the queue's lock stands in for the device's.
 A device that is lost stays lost: what was in flight and what comes later ends with an OSError that says why.
 """
 
@@ -155,20 +156,36 @@ class Blkfront:
     def native(self, queue: int = 0) -> Iterator[Any]:
         """The native engine of a queue itself, a `struct xb_front` (engine.h), to submit and poll bios from C.
 
-        The disk is the caller's alone meanwhile, so nobody can tell it that its backend is gone: hold this for parts of
-        a second. UsageError if the engine is another, or bios of `submit` are in flight; OSError if the disk is lost.
-        When it is lost, all bios end without a word to whoever submitted them from C.
+        The queue is the caller's alone meanwhile, whatever other threads do with other queues, so nobody can tell it
+        that its backend is gone: hold this for parts of a second, and use nothing else of the disk inside.
+
+        UsageError if the engine is another, there is no such queue, or bios of `submit` are in flight on it; OSError if
+        the disk is lost. When it is lost, all bios end without a word to whoever submitted them from C.
         """
         with self._lock:
-            engine = self._queues().engines[queue]
-            if not isinstance(engine, NativeFrontEngine):
-                raise UsageError(f"the engine of this disk is {self.engine}, not native")
-            if engine.holds_bios:
-                raise UsageError("bios are in flight that were submitted from Python: poll them first")
+            queues = self._queues()
+            engine = self._native_engine(queues, queue)
+            queues.locks.acquire(queue)
+        try:
             yield engine.native
-            with self._losing_it():
-                engine.check_peer()
+            fault = engine.peer_fault
+            queues.reclaim_one(queue, time.monotonic_ns())
+        finally:
+            queues.locks.release(queue)
+        with self._losing_it():
+            if fault is not None:
+                raise fault
         self._xenbus.check_backend()
+
+    def _native_engine(self, queues: Queues, queue: int) -> NativeFrontEngine:
+        if not 0 <= queue < len(queues.rings):
+            raise UsageError(f"the disk's queues are 0 to {len(queues.rings) - 1}, not {queue}")
+        engine = queues.engines[queue]
+        if not isinstance(engine, NativeFrontEngine):
+            raise UsageError(f"the engine of this disk is {self.engine}, not native")
+        if engine.holds_bios:
+            raise UsageError("bios are in flight that were submitted from Python: poll them first")
+        return engine
 
     @contextlib.contextmanager
     def _losing_it(self) -> Iterator[None]:
@@ -181,7 +198,8 @@ class Blkfront:
     @property
     def lost(self) -> bool:
         """Whether the disk is lost for good, and everything that was in flight ended."""
-        return self._xenbus.lost is not None
+        with self._lock:  # lost, and in the middle of ending what is in flight, is not yet
+            return self._xenbus.lost is not None
 
     def _queues_or_none(self) -> Queues | None:
         """The queues; None while the disk waits for its next backend. OSError if it is lost."""

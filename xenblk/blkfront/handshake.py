@@ -39,7 +39,8 @@ _RESET_S: Final = 5.0
 
 
 class Handshake:
-    """One disk's connection to whichever backend serves it. `lock` is held by whoever touches anything in here.
+    """One disk's connection to whichever backend serves it. `lock` is held by whoever touches anything in here,
+    or the lock of one of the queues by whoever drives that.
 
     `queues` are there from Initialised to the end; their engines, and so `connected`, while requests may flow.
     """
@@ -157,14 +158,13 @@ class Handshake:
                 event = self.nodes.store.next_event(LIVENESS_S)
                 if event is not None and not self._closing:
                     self._backend_changed()
-                # Who sleeps for a response sleeps without a timer, which would cost as much as the rest of it; and in C
-                # with the lock held, so it is not ours to wait for.
-                self._wake()
                 with self.lock:
                     if self._options.recover:
                         self.check_backend()
                     if self.queues is not None:
                         self.queues.reclaim(time.monotonic_ns())
+                    # Who sleeps for a response sleeps without a timer, which would cost as much as the rest of it.
+                    self._wake()
         except PeerGoneError as e:
             if not self._closing:
                 self.lose(OSError(errno.ENODEV, str(e)))
@@ -172,11 +172,10 @@ class Handshake:
             self.lose(e if isinstance(e, OSError) else OSError(errno.EIO, str(e)))
 
     def _wake(self) -> None:
-        waiter, queues = self.waiter, self.queues
-        if waiter is not None:
-            waiter.wake()
-        if queues is not None:
-            queues.wake()
+        if self.waiter is not None:
+            self.waiter.wake()
+        if self.queues is not None:
+            self.queues.wake()
 
     def _backend_changed(self) -> None:
         with self.lock:

@@ -125,14 +125,14 @@ class NativeFrontEngine:
         return bool(lib.xb_front_final_check(self.native))
 
     def _finished(self, nr_done: int) -> list[Bio]:
-        if nr_done == 0:
-            self.check_peer()
+        if nr_done == 0 and (fault := self.peer_fault) is not None:
+            raise fault
         return [self._settled(native) for native in self._done[0:nr_done]]
 
-    def check_peer(self) -> None:
-        """PeerError if the backend did what cannot be believed."""
-        if self._fault.code != lib.XB_FRONT_SOUND:
-            raise self._explained(self._fault)
+    @property
+    def peer_fault(self) -> PeerError | None:
+        """What the backend did that cannot be believed, if it did."""
+        return None if self._fault.code == lib.XB_FRONT_SOUND else self._explained(self._fault)
 
     def _settled(self, native: Any) -> Bio:
         bio, status = self._bios.give_back(native)

@@ -3,6 +3,8 @@
 Bios go to the queues in turn. What a queue serves overtakes what another one does, and that is no news to whoever
 submits: requests of one ring overtake each other as well. A barrier is the exception. It is an order on its own ring
 only, so with several it is held until all that came before it is done, and what comes after it until it is.
+
+A queue can also be driven on its own, in C, by a thread that holds its lock (queue_locks.py).
 """
 
 import collections
@@ -12,6 +14,7 @@ from xenblk.blkfront.bio import Bio
 from xenblk.blkfront.connection import DataPath, Ring
 from xenblk.blkfront.engine import FrontEngine
 from xenblk.blkfront.native_engine import NativeFrontEngine
+from xenblk.blkfront.queue_locks import QueueLocks
 from xenblk.blkif import BlkifOp
 from xenblk.errors import PeerError
 
@@ -19,10 +22,14 @@ Engine = NativeFrontEngine | FrontEngine
 
 
 class Queues:
-    """Rings, from Initialised on; `start` gives each an engine, at Connected. One thread at a time."""
+    """Rings, from Initialised on; `start` gives each an engine, at Connected.
+
+    One thread at a time, but for those that hold one of `locks`: each has the engine of that queue.
+    """
 
     def __init__(self, make_ring: Callable[[], Ring], number: int) -> None:
         self.rings: list[Ring] = []
+        self.locks = QueueLocks()
         self._paths: list[DataPath] = []
         self._held: collections.deque[Bio] = collections.deque()
         self._turn = 0
@@ -38,6 +45,7 @@ class Queues:
     def start(self, make_path: Callable[[int, Ring], DataPath]) -> None:
         """Make an engine for each ring."""
         for number, ring in enumerate(self.rings):
+            self.locks.add(ring.channel.wake)
             self._paths.append(make_path(number, ring))
 
     @property
@@ -55,15 +63,14 @@ class Queues:
         """Whether the backend holds none of them: then it maps nothing, either."""
         return not any(ring.channel.remote_bound for ring in self.rings)
 
-    @property
-    def busy(self) -> bool:
-        """Whether any bio is not done."""
-        return bool(self._held) or any(engine.busy for engine in self.engines)
-
     # Bios
 
     def submit(self, bios: Iterable[Bio]) -> None:
         """Queue them; `step` sends them."""
+        with self.locks:
+            self._submit(bios)
+
+    def _submit(self, bios: Iterable[Bio]) -> None:
         if len(self._paths) == 1:
             engine = self._paths[0].engine
             for bio in bios:
@@ -87,6 +94,10 @@ class Queues:
 
     def send(self) -> None:
         """Put what was submitted on the rings, as far as there is room, and notify the backend of it."""
+        with self.locks:
+            self._send()
+
+    def _send(self) -> None:
         for ring, path in zip(self.rings, self._paths, strict=True):
             path.engine.fill()
             if path.engine.push():
@@ -97,8 +108,12 @@ class Queues:
 
         PeerError if the backend cannot be believed; what was done before that was returned by an earlier call.
         """
+        with self.locks:
+            return self._step()
+
+    def _step(self) -> tuple[list[Bio], bool]:
         while True:
-            self.send()
+            self._send()
             done = self._collect()
             busy = [engine for engine in self.engines if engine.busy]
             if done or not busy:
@@ -126,7 +141,8 @@ class Queues:
 
     def fail_all(self, error: OSError) -> list[Bio]:
         """Give up: every bio that is not done ends with `error`."""
-        failed = [bio for engine in self.engines for bio in engine.fail_all(error)]
+        with self.locks:
+            failed = [bio for engine in self.engines for bio in engine.fail_all(error)]
         for bio in self._held:
             bio.error, bio.pieces_left = error, 0
         failed += self._held
@@ -136,7 +152,8 @@ class Queues:
 
     def take_unfinished(self) -> list[Bio]:
         """Every bio that is not done, in the order of submission, as good as new; the engines have none any more."""
-        bios = [bio for engine in self.engines for bio in engine.take_unfinished()]
+        with self.locks:
+            bios = [bio for engine in self.engines for bio in engine.take_unfinished()]
         if len(self._paths) > 1:
             bios = list(self._order)
         self._held.clear()
@@ -144,9 +161,17 @@ class Queues:
         return bios
 
     def reclaim(self, now_ns: int) -> None:
-        """Follow the backend's unmapping of idle pages."""
-        for path in self._paths:
-            path.reclaim(now_ns)
+        """Follow the backend's unmapping of idle pages, on queues that nobody drives on its own: he does it himself."""
+        for queue in range(len(self._paths)):
+            if self.locks.acquire_idle(queue):
+                try:
+                    self.reclaim_one(queue, now_ns)
+                finally:
+                    self.locks.release(queue)
+
+    def reclaim_one(self, queue: int, now_ns: int) -> None:
+        """As `reclaim`, for whoever holds the queue's lock."""
+        self._paths[queue].reclaim(now_ns)
 
     # Sleeping
 
@@ -161,13 +186,14 @@ class Queues:
             ring.channel.wait(0)
 
     def wake(self) -> None:
-        """Let whoever waits for the only ring return, from any thread."""
+        """Let whoever sleeps for a ring return, from any thread."""
         for ring in self.rings:
             ring.channel.wake()
 
     def close(self) -> None:
         """End all grants and give the pages back, but for those that the backend still maps."""
-        while self._paths:
-            self._paths.pop().close()
+        with self.locks:
+            while self._paths:
+                self._paths.pop().close()
         while self.rings:
             self.rings.pop().close()
