@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from xenblk.blkfront import Blkfront
+from xenblk.errors import UsageError
 from xenblk.harness.frontend import Frontend
+from xenblk.harness.native_jobs import NativeJobs
 from xenblk.harness.native_load import NativeLoad
 from xenblk.harness.oracle import Initial
 from xenblk.harness.python_load import PythonLoad
@@ -47,16 +49,17 @@ def run_job(
     backend_cpu_s: Callable[[], float | None] = lambda: None,
     stall_timeout_s: float = _STALL_TIMEOUT_S,
 ) -> BenchResult:
-    """Run the job on a connected frontend and say what it cost. With the native engine the whole of it runs in C.
+    """Run the job on a connected frontend and say what it cost. With the native engine the whole of it runs in C, and
+    jobs may run side by side (`numjobs`), on a ring each.
 
     `initial` says what the disk holds at the start, so that blocks which nobody wrote are checked too. Without `audit`
     no block is read once more at the end, and the result does not count as verified.
     `progress(done, total)` is called about ten times a second and once at the end, in bytes, or in milliseconds where
     time ends the job. Counters and CPU times are read right before and right after what is measured.
 
-    Raises UsageError for a job that does not fit the disk, OSError if an operation failed (ETIMEDOUT if none completed
-    for `stall_timeout_s`), VerifyError if a block holds what it must not. After each, nothing is left in flight, unless
-    the frontend stalled.
+    Raises UsageError for a job that does not fit the disk or its rings, OSError if an operation failed (ETIMEDOUT if
+    none completed for `stall_timeout_s`), VerifyError if a block holds what it must not. After each, nothing is left in
+    flight, unless the frontend stalled.
     """
     job.check(frontend.size)
     with _load(frontend, job, initial, stall_timeout_s) as load:
@@ -72,7 +75,11 @@ def _load(
     frontend: Frontend, job: Job, initial: Initial, stall_timeout_s: float
 ) -> contextlib.AbstractContextManager[_Load]:
     if isinstance(frontend, Blkfront) and frontend.engine == "native":
-        return NativeLoad(frontend, job, initial, stall_timeout_s)
+        if job.numjobs > 1:
+            return NativeJobs(frontend, job, initial, stall_timeout_s)
+        return NativeLoad(frontend, job, job.shares(frontend.size)[0], initial, stall_timeout_s)
+    if job.numjobs > 1:
+        raise UsageError(f"{job.numjobs} jobs side by side need the native engine, not {frontend.engine}")
     return PythonLoad(frontend, job, initial, stall_timeout_s)
 
 
@@ -143,7 +150,7 @@ class _Shown:
         if self._job.runtime_s is not None:
             return int((now_s - self._started_s) * 1000), max(1, int(self._job.runtime_s * 1000))
         assert self._job.nr_operations is not None
-        return self._load.nr_ios * self._job.bs, self._job.nr_operations * self._job.bs
+        return self._load.nr_ios * self._job.bs, self._job.nr_operations * self._job.numjobs * self._job.bs
 
 
 def _result(job: Job, mode: str, engine: str, load: _Load, meter: _Meter, verified: bool) -> BenchResult:
@@ -155,7 +162,7 @@ def _result(job: Job, mode: str, engine: str, load: _Load, meter: _Meter, verifi
         rw=job.rw,
         bs=job.bs,
         iodepth=job.iodepth,
-        numjobs=1,
+        numjobs=job.numjobs,
         ios=nr_ios,
         secs=round(meter.secs, 6),
         iops=round(nr_ios / meter.secs, 3),

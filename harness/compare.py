@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def bounded_limit(self) -> int:
-        """The limit in bounded mode: half of the pages that are in flight, unless it was given."""
+        """The limit of a ring in bounded mode: half of the pages that are in flight there, unless it was given."""
         if self.max_persistent_grants is not None:
             return self.max_persistent_grants
         return max(1, self.job.iodepth * -(-self.job.bs // PAGE_SIZE) // 2)
@@ -64,7 +64,8 @@ class Comparison:
             "bounded": ["--max-persistent-grants", str(self.bounded_limit)],
             "copy": ["--grant-copy"],
         }[mode]
-        return [*options, *self._engine_options(self.pin_backend), *(["--direct"] if self.direct else [])]
+        rings = ["--max-queues", str(self.job.numjobs)] if self.job.numjobs > 1 else []
+        return [*options, *rings, *self._engine_options(self.pin_backend), *(["--direct"] if self.direct else [])]
 
     def frontend_options(self) -> list[str]:
         """The options of `xenblk bench` that are the same in every mode."""
@@ -105,6 +106,7 @@ def _bench_args(comparison: Comparison, mode: str, run_dir: Path, domid: Domid, 
         "bench",
         *("--run-dir", str(run_dir), "--domid", str(domid), "--vdev", _VDEV),
         *("--rw", job.rw, "--bs", str(job.bs), "--iodepth", str(job.iodepth), *amount),
+        *("--numjobs", str(job.numjobs)),
         *("--seed", str(job.seed), "--rwmixread", str(job.rwmixread), "--fsync", str(job.fsync)),
         *("--mode-name", mode, "--backend-pid", str(backend_pid), "--json", "--progress-json"),
         *("--verify-file", comparison.disk),
@@ -124,7 +126,12 @@ def _follow(frontend: Command, progress: Callable[[int, int], None]) -> BenchRes
 
 
 def _check_at_rest(directory: RunDirectory, domid: Domid) -> None:
-    counters = Counters.open(directory.counters / f"vbd-{DOM0}-{domid}-{parse_vdev(_VDEV)}-0.back")
+    for path in directory.counters.glob(f"vbd-{DOM0}-{domid}-{parse_vdev(_VDEV)}-*.back"):
+        _check_ring_at_rest(path)
+
+
+def _check_ring_at_rest(path: Path) -> None:
+    counters = Counters.open(path)
     counts = counters.snapshot()
     counters.close()
     if counts["map_pages"] != counts["unmap_pages"] or counts["persistent_current"]:

@@ -42,6 +42,7 @@ struct xb_load {
     uint32_t nr_idle;
     struct operation **idle;
     uint64_t next_audited;
+    uint64_t offset;
     uint32_t bs;
     uint32_t iodepth;
     int what;
@@ -94,6 +95,7 @@ struct xb_load *xb_load_create(const struct xb_load_config *config)
         return NULL;
     load->front = config->front;
     load->workload = config->workload;
+    load->offset = config->offset;
     load->bs = config->bs;
     load->iodepth = config->iodepth;
     load->verify = config->verify;
@@ -209,7 +211,7 @@ static void start(struct xb_load *load, struct operation *operation, const struc
 
     operation->block = step->block;
     operation->bio.op = step->op;
-    operation->bio.offset = has_data ? step->block * load->bs : 0;
+    operation->bio.offset = has_data ? load->offset + step->block * load->bs : 0;
     operation->bio.nr_bytes = has_data ? load->bs : 0;
     if (load->verify && step->op == XB_BLKIF_WRITE)
         xb_oracle_write(&load->oracle, step->block, operation->bio.buffer);

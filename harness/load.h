@@ -31,6 +31,7 @@ struct xb_load_config {
     uint8_t *buffers; /* iodepth of them, bs bytes each */
     struct xb_workload workload;
     uint64_t seed;    /* of what is written */
+    uint64_t offset;  /* where the first block is on the disk, in bytes */
     uint32_t bs;      /* bytes of a block, a multiple of 512 */
     uint32_t iodepth; /* with `verify` at most the number of blocks */
     uint8_t verify;

@@ -4,15 +4,15 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable
-from typing import Any, Final, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Self
 
 from xenblk import huge_pages
 from xenblk._native import ffi, lib
 from xenblk.blkfront import Blkfront
 from xenblk.blkif import BlkifOp
 from xenblk.harness.oracle import Initial, VerifyError
-from xenblk.harness.workload import Job
+from xenblk.harness.workload import Job, Share
 from xenblk.vdev import vdev_name
 
 _SLICE_NS: Final = 50_000_000
@@ -27,17 +27,42 @@ _abandoned: list[Any] = []
 """Loads whose operations never ended: the engine still points to them."""
 
 
+class Latencies(NamedTuple):
+    """How many operations took a time of each bucket (load.h), and the longest time."""
+
+    counts: Sequence[int]
+    max_ns: int
+
+
+def percentiles_ns(several: Sequence[Latencies], *percents: float) -> list[int]:
+    """As of LatencyLog, of all of them together, from above and within 2 per cent."""
+    counts = [sum(bucket) for bucket in zip(*(latencies.counts for latencies in several), strict=True)]
+    max_ns = max(latencies.max_ns for latencies in several)
+    return [min(_percentile_ns(counts, percent), max_ns) for percent in percents]
+
+
+def _percentile_ns(counts: Sequence[int], percent: float) -> int:
+    rank, seen = max(1, -int(-sum(counts) * percent // 100)), 0
+    for bucket, count in enumerate(counts):
+        seen += count
+        if seen >= rank:
+            return int(lib.xb_load_bucket_ns(bucket))
+    return 0
+
+
 class NativeLoad:
-    """A checked job on a frontend with the native engine that has nothing in flight; all of it happens in a `with`.
+    """A checked job on its share of a frontend with the native engine; all of it happens in a `with`. Nothing else is
+    in flight on its queue.
 
     `run`, `flush` and `audit` raise OSError if an operation fails, the disk is lost, or nothing completes for
     `stall_timeout_s` (ETIMEDOUT); VerifyError for wrong data. At the end nothing is in flight, or its memory is never
     given back.
     """
 
-    def __init__(self, frontend: Blkfront, job: Job, initial: Initial, stall_timeout_s: float) -> None:
+    def __init__(self, frontend: Blkfront, job: Job, share: Share, initial: Initial, stall_timeout_s: float) -> None:
         self._frontend = frontend
         self._job = job
+        self._share = share
         self._initial = initial
         self._stall_timeout_s = stall_timeout_s
         self._stalled = False
@@ -69,18 +94,18 @@ class NativeLoad:
             self._frontend.free(self._buffers)
 
     def _created(self) -> Any:
-        job = self._job
+        job, share = self._job, self._share
         config = ffi.new("struct xb_load_config *")
         with ffi.from_buffer(self._buffers) as memory:
             config.buffers = ffi.cast("uint8_t *", memory)
         workload = config.workload
-        workload.nr_blocks = self._frontend.size // job.bs
+        workload.nr_blocks, config.offset = share.nr_blocks, share.offset
         workload.nr_left = _MASK if job.nr_operations is None else job.nr_operations
         workload.read_percent, workload.fsync = job.read_percent, job.fsync
-        workload.random, workload.in_random_order = job.seed & _MASK, job.random
-        config.seed, config.bs, config.iodepth = job.seed & _MASK, job.bs, job.iodepth
+        workload.random, workload.in_random_order = share.seed & _MASK, job.random
+        config.seed, config.bs, config.iodepth = share.seed & _MASK, job.bs, job.iodepth
         config.verify = job.verify
-        with self._frontend.native() as front:
+        with self._frontend.native(share.queue) as front:
             config.front = front
         native = lib.xb_load_create(config)
         if native == ffi.NULL:
@@ -94,17 +119,18 @@ class NativeLoad:
         elif self._initial == "written":
             lib.xb_oracle_know_written(oracle)
         elif self._initial != "unknown":
-            nr_blocks, step = self._frontend.size // bs, max(1, _KNOWN_BYTES // bs)
+            nr_blocks, step = self._share.nr_blocks, max(1, _KNOWN_BYTES // bs)
             for first in range(0, nr_blocks, step):
                 count = min(step, nr_blocks - first)
-                lib.xb_oracle_know(oracle, first, self._initial.pread(count * bs, first * bs), count)
+                data = self._initial.pread(count * bs, self._share.offset + first * bs)
+                lib.xb_oracle_know(oracle, first, data, count)
 
     def __exit__(self, *_exc_info: object) -> None:
         if self._native == ffi.NULL:
             self._free()
             return
         if self._result.in_flight and not self._stalled:
-            lib.xb_load_stop(self._native)
+            self.stop()
             with contextlib.suppress(OSError):
                 self._drive(lambda: None)
         # The backend may go on writing to what is in flight, even when the disk is lost.
@@ -127,22 +153,23 @@ class NativeLoad:
         """Read every block that the job touched, and check it once more."""
         self._do(lib.XB_LOAD_AUDIT)
 
+    def stop(self) -> None:
+        """Let `run` end when what is in flight is done, from any thread."""
+        lib.xb_load_stop(self._native)
+
     @property
     def nr_ios(self) -> int:
         """How many reads and writes of the job completed."""
         return int(self._result.reads + self._result.writes)
 
     def percentiles_ns(self, *percents: float) -> list[int]:
-        """As of LatencyLog, from above and within 2 per cent."""
-        return [min(self._percentile_ns(percent), int(self._result.max_ns)) for percent in percents]
+        """Those of the job's reads and writes."""
+        return percentiles_ns([self.latencies], *percents)
 
-    def _percentile_ns(self, percent: float) -> int:
-        rank, seen = max(1, -int(-self.nr_ios * percent // 100)), 0
-        for bucket, count in enumerate(self._result.latencies):
-            seen += count
-            if seen >= rank:
-                return int(lib.xb_load_bucket_ns(bucket))
-        return 0
+    @property
+    def latencies(self) -> Latencies:
+        """What `percentiles_ns` looks at."""
+        return Latencies(list(self._result.latencies), int(self._result.max_ns))
 
     def _do(self, what: int, after_poll: Callable[[], None] = lambda: None) -> None:
         lib.xb_load_begin(self._native, what)
@@ -157,9 +184,9 @@ class NativeLoad:
         while True:
             slice_ns = _SLICE_NS if end_s is None else min(_SLICE_NS, int((end_s - time.monotonic()) * 1e9))
             if slice_ns <= 0:
-                lib.xb_load_stop(self._native)
+                self.stop()
                 slice_ns = _SLICE_NS
-            with self._frontend.native():
+            with self._frontend.native(self._share.queue):
                 state = lib.xb_load_run(self._native, slice_ns)
             after_poll()
             if state in (lib.XB_LOAD_DONE, lib.XB_LOAD_FAILED):
@@ -186,7 +213,8 @@ class NativeLoad:
         return OSError(int(found.error), f"{what} failed: {answer}")
 
     def _complaint(self, found: Any) -> VerifyError:
-        must = f"block {found.block} at offset {found.block * self._job.bs} must hold version {found.version}"
+        offset = self._share.offset + found.block * self._job.bs
+        must = f"block {found.block} at offset {offset} must hold version {found.version}"
         if found.version == 0:
             detail = f" with checksum {found.expected:#010x}, found {found.found:#010x}"
         else:

@@ -20,6 +20,8 @@ def count_requests(counters: Mapping[str, int], nr_ios: int) -> int:
 class BenchResult:
     """One workload in one mode. The names of the fields are those of the JSON object.
 
+    `iodepth` is each job's; all else is of the `numjobs` jobs and their rings together.
+
     `ios` counts reads and writes, of `bytes` in all; `requests` what the backend saw of them on the ring, flushes
     included. `secs` is the time from the first submission to the end of the last flush; `MBps` is in 10^6 bytes per
     second. Latencies are from submission to completion of reads and writes; with the native engine they are rounded up

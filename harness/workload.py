@@ -19,6 +19,7 @@ from xenblk.errors import UsageError
 RW: Final = ("read", "write", "randread", "randwrite", "rw", "randrw")
 BS_MAX: Final = 1 << 20
 IODEPTH_MAX: Final = 1024
+NUMJOBS_MAX: Final = 256
 
 NO_BLOCK: Final = -1
 """The block of an operation that concerns the whole disk: a flush."""
@@ -30,6 +31,9 @@ class Job:
 
     `rwmixread` is the share of reads in a mix, in per cent; `fsync` puts a flush after every so many writes, 0 never;
     without `verify` no data is checked. Of `io_size`, whole blocks of `bs` are transferred.
+
+    As in fio, `numjobs` such jobs run side by side, each with so much to do and so many in flight. Each has an equal
+    share of the disk to itself, where fio's would meet.
     """
 
     rw: str
@@ -41,6 +45,7 @@ class Job:
     rwmixread: int = 50
     fsync: int = 0
     verify: bool = True
+    numjobs: int = 1
 
     @property
     def random(self) -> bool:
@@ -67,6 +72,11 @@ class Job:
         """How many reads and writes there are; None if only time ends the job."""
         return None if self.io_size is None else self.io_size // self.bs
 
+    def shares(self, size: int) -> "list[Share]":
+        """What each of the jobs gets of a disk of `size` bytes."""
+        nr_blocks = size // self.bs // self.numjobs
+        return [Share(n, self.seed + n, n * nr_blocks * self.bs, nr_blocks) for n in range(self.numjobs)]
+
     def check(self, size: int) -> None:
         """UsageError, a sentence with the value and its bound, unless a disk of `size` bytes can run this job."""
         for complaint in itertools.chain(self._complaints(), self._size_complaints(size)):
@@ -79,6 +89,8 @@ class Job:
             yield f"bs must be a multiple of {SECTOR_SIZE} from {SECTOR_SIZE} to {BS_MAX} bytes, not {self.bs}"
         if not 1 <= self.iodepth <= IODEPTH_MAX:
             yield f"iodepth must be from 1 to {IODEPTH_MAX}, not {self.iodepth}"
+        if not 1 <= self.numjobs <= NUMJOBS_MAX:
+            yield f"numjobs must be from 1 to {NUMJOBS_MAX}, not {self.numjobs}"
         if (self.io_size is None) == (self.runtime_s is None):
             yield f"give either io_size or runtime_s, not {self.io_size} and {self.runtime_s}"
         if self.io_size is not None and self.io_size < self.bs:
@@ -91,12 +103,22 @@ class Job:
             yield f"fsync must be 0 or more writes, not {self.fsync}"
 
     def _size_complaints(self, size: int) -> Iterator[str]:
-        nr_blocks = size // self.bs
+        nr_blocks = size // self.bs // self.numjobs
         if nr_blocks < self.iodepth:
+            has = "has" if self.numjobs == 1 else f"has for each of {self.numjobs} jobs"
             yield (
                 f"iodepth {self.iodepth} needs as many blocks of {self.bs} bytes, "
-                f"and the disk of {size} bytes has {nr_blocks}"
+                f"and the disk of {size} bytes {has} {nr_blocks}"
             )
+
+
+class Share(NamedTuple):
+    """What one of several jobs has for itself: a queue, a seed, and `nr_blocks` blocks from byte `offset` on."""
+
+    queue: int
+    seed: int
+    offset: int
+    nr_blocks: int
 
 
 class Operation(NamedTuple):

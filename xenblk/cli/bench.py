@@ -1,5 +1,6 @@
 """`xenblk bench`: one workload on one attached disk, as the kernel of the disk's domain."""
 
+import collections
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import click
 
 from xenblk.abi import Domid
 from xenblk.blkfront import Blkfront
+from xenblk.blkfront.options import QUEUES_MAX
 from xenblk.cli.guest import booted
 from xenblk.cli.options import (
     domid_option,
@@ -19,7 +21,7 @@ from xenblk.cli.options import (
     vdev_option,
 )
 from xenblk.cli.workload_options import job_options
-from xenblk.counters import Counters, tlb_shootdowns
+from xenblk.counters import FIELDS, Counters, tlb_shootdowns
 from xenblk.disk import MEMORY_PREFIX, FileDisk
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.harness import Job, progress_bar, run_job
@@ -36,6 +38,7 @@ from xenblk.harness.report import print_table, result_table
 @engine_option
 @poll_us_option
 @ring_options
+@click.option("--nr-queues", type=click.IntRange(1, QUEUES_MAX), help="Rings of the disk.  [default: one per job]")
 @pin_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")
 @click.option("--mode-name", default="persistent", hidden=True)
@@ -51,6 +54,7 @@ def bench(
     poll_us: int,
     ring_page_order: int,
     max_indirect_segments: int,
+    nr_queues: int | None,
     as_json: bool,
     mode_name: str,
     backend_pid: int | None,
@@ -58,6 +62,8 @@ def bench(
     progress_json: bool,
 ) -> None:
     """Run one workload on one attached disk, verify the data, print IOPS and latencies."""
+    if nr_queues is not None and nr_queues < job.numjobs:
+        raise click.UsageError(f"{job.numjobs} jobs need a ring each, and --nr-queues is {nr_queues}")
     with (
         booted(
             run_dir,
@@ -67,6 +73,7 @@ def bench(
             poll_us=poll_us,
             ring_page_order=ring_page_order,
             max_indirect_segments=max_indirect_segments,
+            nr_queues=nr_queues or job.numjobs,
         ) as (platform, frontend),
         progress_bar(mode_name, as_json_lines=progress_json, quiet=as_json) as progress,
         _initial(verify_file) as initial,
@@ -99,12 +106,15 @@ def _initial(disk: str | None) -> Iterator[Initial]:
 
 
 def _backend_counters(platform: EmulatedPlatform, frontend: Blkfront) -> dict[str, int]:
-    """The backend's counters, with both ends' notifications: those of the ring as a whole."""
-    name = f"vbd-{frontend.backend_id}-{platform.domid}-{frontend.handle}-0"
-    front, back = (_snapshot(platform.counters_dir() / f"{name}.{end}") for end in ("front", "back"))
-    counts = {**back, **{key: front[key] + back[key] for key in ("notify_sent", "notify_held")}}
+    """The backend's counters, with both ends' notifications: those of the rings as a whole."""
+    disk = platform.counters_dir() / f"vbd-{frontend.backend_id}-{platform.domid}-{frontend.handle}"
+    counts: collections.Counter[str] = collections.Counter(dict.fromkeys(FIELDS, 0))
+    for queue in range(frontend.nr_queues):
+        front, back = (_snapshot(disk.with_name(f"{disk.name}-{queue}.{end}")) for end in ("front", "back"))
+        counts.update(back)
+        counts.update({key: front[key] for key in ("notify_sent", "notify_held")})
     shootdowns = tlb_shootdowns()
-    return counts if shootdowns is None else {**counts, "tlb_shootdowns": shootdowns}
+    return dict(counts) if shootdowns is None else {**counts, "tlb_shootdowns": shootdowns}
 
 
 def _snapshot(path: Path) -> dict[str, int]:

@@ -8,6 +8,7 @@ import click
 
 from xenblk.cli.options import Size
 from xenblk.harness import Job
+from xenblk.harness.workload import NUMJOBS_MAX
 
 RW = ("read", "write", "randread", "randwrite", "rw", "randrw")
 
@@ -16,8 +17,13 @@ _OPTIONS = (
     click.option("--bs", type=Size(), default="4K", show_default=True, help="Bytes per operation."),
     click.option("--iodepth", type=int, default=32, show_default=True, help="Operations in flight."),
     click.option(
-        "--io-size", type=Size(), default=None, help="Bytes to transfer.  [default: 512M; Python's engine 64M]"
+        "--numjobs",
+        type=click.IntRange(1, NUMJOBS_MAX),
+        default=1,
+        show_default=True,
+        help="Such jobs side by side, each on a ring and a part of the disk of its own.",
     ),
+    click.option("--io-size", type=Size(), default=None, help="Bytes per job.  [default: 512M; Python's engine 64M]"),
     click.option(
         "--runtime", type=click.FloatRange(0, min_open=True), default=None, help="Seconds, in place of bytes."
     ),
@@ -38,6 +44,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
         rw: str | None,
         bs: int,
         iodepth: int,
+        numjobs: int,
         io_size: int | None,
         runtime: float | None,
         rwmixread: int,
@@ -47,12 +54,15 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if io_size is not None and runtime is not None:
             raise click.UsageError("--io-size and --runtime exclude each other: give one of them")
+        if numjobs > 1 and rest["engine"] != "native":
+            raise click.UsageError(f"--numjobs {numjobs} needs the native engine")
         if io_size is None and runtime is None:
             io_size = _IO_SIZES[rest["engine"]]
         job = Job(
             rw=rw or default_rw(rest.get("disk")),
             bs=bs,
             iodepth=iodepth,
+            numjobs=numjobs,
             io_size=io_size,
             runtime_s=runtime,
             seed=seed,

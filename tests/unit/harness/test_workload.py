@@ -50,6 +50,18 @@ def run_out_of_order(stream: list[Operation], iodepth: int, seed: int) -> list[O
             issuer.done(in_flight.pop(rng.randrange(len(in_flight))))
 
 
+@given(numjobs=st.integers(1, 256), size=st.integers(0, 1 << 24))
+def test_jobs_side_by_side_never_meet_and_leave_little_over(numjobs: int, size: int) -> None:
+    shares = job(numjobs=numjobs, seed=3).shares(size)
+
+    assert [share.queue for share in shares] == list(range(numjobs))
+    assert len({share.seed for share in shares}) == numjobs
+    ends = [share.offset + share.nr_blocks * 4096 for share in shares]
+    assert [share.offset for share in shares] == [0, *ends[:-1]]
+    assert size - 4096 * numjobs < ends[-1] <= size
+    assert shares[0].seed == 3, "one job alone is what it was"
+
+
 @given(job=jobs, nr_blocks=st.integers(1, 300))
 def test_same_job_same_stream_within_the_disk(job: Job, nr_blocks: int) -> None:
     stream = list(operations(job, nr_blocks))
