@@ -12,9 +12,11 @@ from typing import Final
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 
-
 EVENTS_MAX: Final = 64
 """How many are taken at a time; the rest come next."""
+
+SOCKET_PATH_BYTES_MAX: Final = 107
+"""sun_path holds 108 bytes with its NUL (unix(7))."""
 
 
 class Loop:

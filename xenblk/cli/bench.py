@@ -16,10 +16,10 @@ from xenblk.cli.options import (
     engine_option,
     pin_option,
     poll_us_option,
-    ring_options,
     run_dir_option,
     vdev_option,
 )
+from xenblk.cli.ring_options import ring_options
 from xenblk.cli.workload_options import job_options
 from xenblk.counters import FIELDS, Counters, tlb_shootdowns
 from xenblk.disk import MEMORY_PREFIX, FileDisk

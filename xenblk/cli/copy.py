@@ -14,7 +14,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from xenblk.abi import DOM0, SECTOR_SIZE, Domid
 from xenblk.blkfront import VirtualDisk
 from xenblk.cli.guest import booted
-from xenblk.cli.options import domid_option, ring_options, run_dir_option
+from xenblk.cli.options import domid_option, run_dir_option
+from xenblk.cli.ring_options import ring_options
 from xenblk.disk import MEMORY_PREFIX, open_disk
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.platform import EmulatedPlatform

@@ -1,13 +1,10 @@
-"""`xenblk attach`, `detach` and `list`: disks of a running host's domains, as `xl block-attach` and its kin."""
+"""`xenblk attach` and `detach`: disks of a running host's domains, as `xl block-attach` and its kin."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from xenblk import toolstack
 from xenblk.abi import DOM0, Domid
@@ -86,35 +83,3 @@ def detach(run_dir: Path, domid: Domid, vdev: int) -> None:
     """Take a disk away from a domain."""
     with _connected(run_dir) as (_control, store):
         toolstack.detach(store, domid, vdev)
-
-
-@click.command("list")
-@run_dir_option
-@domid_option(None, "Only this domain.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def list_disks(run_dir: Path, domid: Domid | None, as_json: bool) -> None:
-    """Show the attached disks and the state of both ends."""
-    with _connected(run_dir) as (_control, store):
-        found = toolstack.disks(store, domid)
-    rows = [
-        {
-            "domid": disk.domid,
-            "vdev": disk.vdev,
-            "handle": disk.handle,
-            "backend_domid": disk.backend_id,
-            "mode": disk.mode,
-            "frontend": disk.frontend_state.label,
-            "backend": disk.backend_state.label,
-            "disk": disk.params,
-        }
-        for disk in found
-    ]
-    if as_json:
-        click.echo(json.dumps({"disks": rows}))
-        return
-    table = Table(box=None, header_style="")
-    for column in ("Domid", "Vdev", "Handle", "BE", "Mode", "Frontend", "Backend", "Disk"):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console(width=None if Console().is_terminal else 200).print(table)

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import click
 
 from xenblk.abi import Domid
-from xenblk.blkfront.options import INDIRECT_SEGMENTS_MAX, RING_PAGE_ORDER_MAX
 from xenblk.disk import parse_size
 from xenblk.emulated.rundir import default_run_dir
 from xenblk.engines import ENGINES, POLL_US, POLL_US_MAX
@@ -121,25 +120,3 @@ def pin(text: str) -> None:
     except (OSError, OverflowError, ValueError):
         last_cpu = (os.cpu_count() or 1) - 1
         raise click.BadParameter(f"this process may not run on {text!r}: CPUs are 0 to {last_cpu}") from None
-
-
-def ring_options(command: F) -> F:
-    """`--ring-page-order` and `--max-indirect-segments`: what a frontend asks its backend for."""
-    for option in (
-        click.option(
-            "--max-indirect-segments",
-            type=click.IntRange(0, INDIRECT_SEGMENTS_MAX),
-            default=32,
-            show_default=True,
-            help="Segments of one request, as far as the backend has them; 0: direct only.",
-        ),
-        click.option(
-            "--ring-page-order",
-            type=click.IntRange(0, RING_PAGE_ORDER_MAX),
-            default=0,
-            show_default=True,
-            help="2^N pages for a ring, as far as the backend has them.",
-        ),
-    ):
-        command = option(command)
-    return command

@@ -17,7 +17,7 @@ from typing import Final
 
 from xenblk.abi import DOM0, Domid
 from xenblk.errors import HostError
-from xenblk.xenstore.server import SOCKET_PATH_BYTES_MAX
+from xenblk.loop import SOCKET_PATH_BYTES_MAX
 
 ENVIRONMENT: Final = "XENBLK_RUN_DIR"
 

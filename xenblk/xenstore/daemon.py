@@ -15,8 +15,8 @@ from pathlib import Path
 
 from xenblk.abi import DOM0, Domid
 from xenblk.errors import HostError
-from xenblk.loop import Loop
-from xenblk.xenstore.server import SOCKET_PATH_BYTES_MAX, XenstoreServer
+from xenblk.loop import SOCKET_PATH_BYTES_MAX, Loop
+from xenblk.xenstore.server import XenstoreServer
 from xenblk.xenstore.store import refuse
 from xenblk.xenstore.trace import Trace
 from xenblk.xenstore.xenstored import Xenstored

@@ -13,9 +13,6 @@ from xenblk.xenstore.page import XenstorePage
 from xenblk.xenstore.rings import Doorbell, RingConnection
 from xenblk.xenstore.xenstored import Xenstored
 
-SOCKET_PATH_BYTES_MAX: Final = 107
-"""sun_path holds 108 bytes with its NUL (unix(7))."""
-
 RECEIVE_BYTES: Final = 1 << 14
 """How much is read from a client at a time, so that one cannot keep the others waiting."""
 
