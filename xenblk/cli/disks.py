@@ -17,7 +17,8 @@ from xenblk.xenstore.client import Xenstore
 
 
 @contextlib.contextmanager
-def _connected(run_dir: Path) -> Iterator[tuple[ControlClient, Xenstore]]:
+def connected(run_dir: Path) -> Iterator[tuple[ControlClient, Xenstore]]:
+    """A running host and its xenstore. HostError if there is none."""
     directory = RunDirectory(run_dir)
     control = ControlClient(directory.control)
     try:
@@ -65,7 +66,7 @@ def attach(
     trusted: bool,
 ) -> None:
     """Attach a disk to a domain, and wait until its backend has it."""
-    with _connected(run_dir) as (control, store):
+    with connected(run_dir) as (control, store):
         try:
             control.call("create", domid=domid)
         except HostError as e:
@@ -81,5 +82,5 @@ def attach(
 @vdev_option
 def detach(run_dir: Path, domid: Domid, vdev: int) -> None:
     """Take a disk away from a domain."""
-    with _connected(run_dir) as (_control, store):
+    with connected(run_dir) as (_control, store):
         toolstack.detach(store, domid, vdev)

@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from xenblk import toolstack
-from xenblk.abi import DOM0, Domid
+from xenblk.abi import Domid
+from xenblk.cli.disks import connected
 from xenblk.cli.options import domid_option, run_dir_option
-from xenblk.emulated.rundir import RunDirectory
-from xenblk.xenstore.client import Xenstore
 
 
 @click.command("list")
@@ -20,7 +19,7 @@ from xenblk.xenstore.client import Xenstore
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def list_disks(run_dir: Path, domid: Domid | None, as_json: bool) -> None:
     """Show the attached disks and the state of both ends."""
-    with Xenstore(str(RunDirectory(run_dir).xenstore(DOM0))) as store:
+    with connected(run_dir) as (_control, store):
         found = toolstack.disks(store, domid)
     rows = [
         {

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 
 from xenblk import toolstack
-from xenblk.abi import DOM0
+from xenblk.cli.disks import connected
 from xenblk.cli.options import run_dir_option
 from xenblk.cli.rates import RateMeter, Rates, RingEnd
 from xenblk.emulated.rundir import RunDirectory
@@ -51,14 +51,13 @@ def top(run_dir: Path, interval_s: float, once: bool, as_json: bool) -> None:
 
     q or Ctrl-C ends it. Where the output is no terminal, each look is a table of its own.
     """
-    directory = RunDirectory(run_dir)
     with (
         contextlib.suppress(KeyboardInterrupt),
-        Xenstore(str(directory.xenstore(DOM0))) as store,
+        connected(run_dir) as (_control, store),
         _keys() as pause,
         _display(as_json, once) as show,
     ):
-        meter = RateMeter(directory.counters)
+        meter = RateMeter(RunDirectory(run_dir).counters)
         meter.look(_disks(store), time.monotonic())
         while pause(interval_s):
             show(meter.look(_disks(store), time.monotonic()))
