@@ -312,3 +312,16 @@ def test_regression_a_callback_that_fails_stops_nothing(
     world.eventually(lambda: sizes == [8 << 20, 2 << 20], "the frontend was told")
     write_blocks(frontend, b"c", range(4))
     assert caplog.text.count("on_resize, failed") == 2
+
+
+def test_regression_a_disk_that_is_removed_while_it_waits_for_its_backend_is_lost(world: Any) -> None:
+    backend = world.backend()
+    domid = world.attach()
+    frontend = world.frontend(domid, recover=True)
+    backend.kill()
+    world.eventually(lambda: frontend.nr_queues == 0, "the frontend noticed")
+    bio = frontend.submit(BlkifOp.READ, 0, memoryview(bytearray(BLOCK)))
+    world.store.rm(f"/local/domain/0/backend/vbd/{domid}")
+    collect(frontend, {bio})
+    assert bio.error is not None
+    assert (bio.error.errno, frontend.lost) == (errno.ENODEV, True)

@@ -92,7 +92,9 @@ class Vbd:
             return
         self._takeover_s = None
         if action is BackendAction.PREPARE:
-            self._nodes.switch_state(XenbusState.INITWAIT)
+            # A disk that could not be opened, perhaps can now: without one, InitWait would be for ever.
+            if self._disk is not None or self._open_disk():
+                self._nodes.switch_state(XenbusState.INITWAIT)
         elif action is BackendAction.CLOSING:
             self._nodes.switch_state(XenbusState.CLOSING)
         elif action in (BackendAction.CLOSE, BackendAction.UNREGISTER):

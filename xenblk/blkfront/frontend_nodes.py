@@ -1,5 +1,6 @@
 """A frontend's nodes in xenstore, and its backend's as it reads them. Nothing in here waits or decides."""
 
+import contextlib
 import dataclasses
 import errno
 import re
@@ -162,12 +163,10 @@ class FrontendNodes:
     def why_closed(self, backend: XenbusState) -> str:
         """A sentence, with the backend's own words if it left any."""
         home, _, node = self.backend_path.partition("/backend/")
-        try:
-            reason = self.store.read(f"{home}/error/backend/{node}/error", "") or self.store.read(
-                f"{self.backend_path}/hotplug-error", ""
-            )
-        except XenstoreError:
-            reason = ""
+        reason = ""
+        for path in (f"{home}/error/backend/{node}/error", f"{self.backend_path}/hotplug-error"):
+            with contextlib.suppress(XenstoreError):  # it is not ours to read, or gone
+                reason = reason or self.store.read(path, "")
         return f"the backend at {self.backend_path} went to {backend.label}" + (reason and f": {reason}")
 
 

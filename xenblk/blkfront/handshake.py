@@ -194,7 +194,7 @@ class Handshake:
                 self._resize()
             elif action is FrontendAction.CLOSE:
                 self._backend_closes(backend)
-            elif action is FrontendAction.LOST:
+            elif action is FrontendAction.LOST or (self._was_connected and backend is XenbusState.UNKNOWN):
                 self.lose(OSError(errno.ENODEV, f"the backend's nodes at {self.nodes.backend_path} were removed"))
             elif self._options.recover:
                 self.check_backend()  # there may be another one already
@@ -205,7 +205,7 @@ class Handshake:
             self._refusals += not self.connected
             self._keep_unfinished()
             self.nodes.switch_state(XenbusState.CLOSED)
-            self._start_over(why)
+            self._start_over(why, _RESET_S)
         else:
             self.lose(OSError(errno.ENODEV, why))
             self.nodes.switch_state(XenbusState.CLOSED)
@@ -326,15 +326,15 @@ class Handshake:
             self.lose(OSError(errno.ENODEV, why))
         elif threading.current_thread() is self._xenwatch:
             self._keep_unfinished()
-            self._start_over(why)
+            self._start_over(why, _PARTING_S)
 
     def _keep_unfinished(self) -> None:
         if self.connected and self.queues is not None:
             self.unfinished = self.queues.take_unfinished() + self.unfinished
         self.connected = False
 
-    def _start_over(self, why: str) -> None:
-        deadline_s = time.monotonic() + _PARTING_S
+    def _start_over(self, why: str, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
         while not self._has_let_go() and time.monotonic() < deadline_s:
             time.sleep(0.002)
         self._drop_queues()
