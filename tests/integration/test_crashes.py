@@ -5,7 +5,6 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,14 +43,6 @@ while True:
 """
 
 
-def _freeze(command: Any) -> None:
-    """Stop a process; a signal takes its time, and by then no thread of it runs any more."""
-    command.signal(signal.SIGSTOP)
-    for task in Path(f"/proc/{command.pid}/task").iterdir():
-        while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
-            time.sleep(0.001)
-
-
 def test_a_frontend_killed_with_32_requests_in_flight(world: Any, script: Callable[..., Any]) -> None:
     backend = world.backend()
     victim, neighbour = world.attach(), world.attach()
@@ -61,7 +52,7 @@ def test_a_frontend_killed_with_32_requests_in_flight(world: Any, script: Callab
     assert frontend.readline() == "connected"
     assert frontend.readline() == "submitted"
     assert frontend.readline() == "submitted"
-    _freeze(backend)
+    world.freeze(backend)
     time.sleep(0.1)  # the frontend fills the ring and waits: 32 requests are in flight and stay there
     frontend.close()
     backend.signal(signal.SIGCONT)
@@ -117,7 +108,7 @@ def test_a_killed_backend_is_a_clear_error(world: Any, options: tuple[str, ...])
         frontend.submit(BlkifOp.WRITE, n * 4096, buffer)
     while done < 32:
         done += len(frontend.poll())
-    _freeze(backend)
+    world.freeze(backend)
     bios = {frontend.submit(BlkifOp.WRITE, n * 4096, buffer) for n, buffer in enumerate(buffers)}
     assert frontend.poll(0.05) == []
     backend.kill()
