@@ -68,7 +68,8 @@ class Cost:
 
 
 def used(pid: int) -> Cost:
-    lines = [line for task in Path(f"/proc/{pid}/task").iterdir() for line in (task / "status").open()]
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    lines = [line for task in tasks for line in (task / "status").read_text().splitlines()]
     wakeups = sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
     return Cost(wakeups, time.clock_gettime_ns(~pid << 3 | 2))  # a process's clock (clock_getcpuclockid)
 
