@@ -12,9 +12,8 @@ from typing import Any, Unpack
 from xenblk.abi import DOM0, Domid
 from xenblk.blkback import Backend, BackendParameters, Charging
 from xenblk.blkfront import Blkfront, VirtualDisk
-from xenblk.disk import Disk, open_disk
 from xenblk.blkfront.options import FrontendOptions, OptionValues
-from xenblk.disk import Disk, ObjectDisk, open_disk
+from xenblk.disk import Disk, open_disk
 from xenblk.emulated.control import ControlClient
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.emulated.rundir import RunDirectory

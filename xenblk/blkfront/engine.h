@@ -38,8 +38,8 @@ struct xb_front_features {
 /* One operation on the disk, in the caller's memory. The engine's from submit until it is done, its buffer too.
  *
  * A flush is sent as what the backend offers, a barrier without data if need be; if it offers neither, or refuses what
- * it offered (EOPNOTSUPP), the flush is done. A flush that fails is an error. A barrier or a discard that is not offered,
- * or is refused, ends with EOPNOTSUPP. */
+ * it offered (EOPNOTSUPP), the flush is done. A flush that fails is an error. A barrier or a discard that is not
+ * offered, or is refused, ends with EOPNOTSUPP. */
 struct xb_bio {
     uint64_t offset;      /* in: bytes from the start of the disk, a multiple of 512 */
     uint8_t *buffer;      /* in: to read into or write from; nothing for a flush or a discard */
