@@ -63,6 +63,12 @@ class Queues:
         """Whether the backend holds none of them: then it maps nothing, either."""
         return not any(ring.channel.remote_bound for ring in self.rings)
 
+    @property
+    def busy(self) -> bool:
+        """Whether any bio is not done."""
+        with self.locks:
+            return bool(self._held) or any(engine.busy for engine in self.engines)
+
     # Bios
 
     def submit(self, bios: Iterable[Bio]) -> None:
