@@ -10,6 +10,7 @@ from xenblk.harness.conform.backend.lab import BACKEND, Guest, Lab
 from xenblk.harness.conform.case import NotOfferedError, expect
 from xenblk.harness.wire.deadline import DeadlineError, wait_for
 from xenblk.xenbus import XenbusState as S
+from xenblk.xenstore.client import XenstoreTransaction
 
 _CHANGED = "Linux xen-blkback/xenbus.c frontend_changed"
 
@@ -77,9 +78,14 @@ def _forced(lab: Lab) -> None:
     guest = lab.connected(persistent=True)
     guest.works()
     back = guest.frontend.backend_path
-    lab.xen.store.rm(guest.frontend.path)
-    lab.xen.store.write(f"{back}/online", "0")
-    lab.xen.store.write(f"{back}/state", "5")
+
+    def take(transaction: XenstoreTransaction) -> None:
+        transaction.rm(guest.frontend.path)
+        transaction.write(f"{back}/online", "0")
+        transaction.write(f"{back}/state", "5")
+
+    # At once: a backend that is fast has removed the device before its nodes would be written.
+    lab.xen.store.transact(take)
     guest.nothing_mapped("the frontend's directory is gone")
     wait_for(lambda: lab.xen.store.read(f"{back}/state", "6") == "6", "the backend to be Closed or gone")
 
