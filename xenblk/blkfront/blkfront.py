@@ -10,7 +10,7 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, Unpack
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, Domid
@@ -127,11 +127,16 @@ class Blkfront:
         Offset and length are multiples of `sector_size` within the disk; the buffer is left alone until the bio is
         done. A discard has `nr_bytes` and no buffer.
         """
-        return self._submit([self._checked(op, offset, buffer, nr_bytes, secure)])[0]
-
-    def submit_batch(self, operations: Iterable[tuple[BlkifOp, int, memoryview | None]]) -> list[Bio]:
-        """As `submit`, for any number of operations; all of them or none."""
-        return self._submit([self._checked(*operation, 0, False) for operation in operations])
+        bio = self._checked(op, offset, buffer, nr_bytes, secure)
+        if self.read_only and op != BlkifOp.READ:
+            raise OSError(errno.EROFS, f"disk {vdev_name(self.handle)} is read-only: it can be read, not {op.name}")
+        with self._lock:
+            queues = self._queues_or_none()
+            if queues is not None:
+                queues.submit([bio])
+            else:
+                self._xenbus.unfinished.append(bio)
+        return bio
 
     def _checked(self, op: BlkifOp, offset: int, buffer: memoryview | None, nr_bytes: int, secure: bool) -> Bio:
         bio = checked_bio(op, offset, buffer, nr_bytes, secure, self.size)
@@ -139,18 +144,6 @@ class Blkfront:
         if offset % self.sector_size or count % self.sector_size:
             raise UsageError(f"offset {offset} and length {count} must be multiples of {self.sector_size} bytes")
         return bio
-
-    def _submit(self, bios: list[Bio]) -> list[Bio]:
-        name = next((bio.op.name for bio in bios if bio.op != BlkifOp.READ), None)
-        if self.read_only and name is not None:
-            raise OSError(errno.EROFS, f"disk {vdev_name(self.handle)} is read-only: it can be read, not {name}")
-        with self._lock:
-            queues = self._queues_or_none()
-            if queues is not None:
-                queues.submit(bios)
-            else:
-                self._xenbus.unfinished += bios
-        return bios
 
     @contextlib.contextmanager
     def native(self, queue: int = 0) -> Iterator[Any]:
