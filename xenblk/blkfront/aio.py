@@ -46,7 +46,7 @@ class AsyncDisk:
 
     async def pread(self, count: int, offset: int) -> bytes:
         """Up to `count` bytes from `offset`; fewer only at the end of the disk."""
-        check_aligned(count, offset)
+        check_aligned(self.frontend, count, offset)
         data = bytearray(max(0, min(count, self.size - offset)))
         if data:
             await self._run(BlkifOp.READ, offset, memoryview(data))

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from xenblk.abi import SECTOR_SIZE
 from xenblk.blkfront.bio import Bio
 from xenblk.blkfront.blkfront import Blkfront
 from xenblk.blkif import BlkifOp
@@ -14,9 +13,9 @@ from xenblk.blkif import BlkifOp
 class VirtualDisk:
     """Synchronous reads and writes on a connected Blkfront, from any thread, one at a time.
 
-    Offsets and lengths are multiples of 512 bytes: EINVAL otherwise. Reads end at the disk's end, as a file's do;
-    writes beyond it are ENOSPC; writes to a read-only disk EROFS; a request that the backend refused is EIO; a disk
-    whose backend is gone ENODEV.
+    Offsets and lengths are multiples of the disk's sector size, mostly 512 bytes: EINVAL otherwise. Reads end at the
+    disk's end, as a file's do; writes beyond it are ENOSPC; writes to a read-only disk EROFS; a request that the
+    backend refused is EIO; a disk whose backend is gone ENODEV.
     """
 
     def __init__(self, frontend: Blkfront, on_close: Callable[[], None] = lambda: None) -> None:
@@ -37,7 +36,7 @@ class VirtualDisk:
 
     def pread(self, count: int, offset: int) -> bytes:
         """Up to `count` bytes from `offset`; fewer only at the end of the disk."""
-        check_aligned(count, offset)
+        check_aligned(self.frontend, count, offset)
         data = bytearray(max(0, min(count, self.size - offset)))
         if data:
             self._run(BlkifOp.READ, offset, memoryview(data))
@@ -46,7 +45,7 @@ class VirtualDisk:
     def preadinto(self, buffer: Any, offset: int) -> int:
         """As `pread`, into a writable bytes-like object; returns how many bytes were read."""
         view = memoryview(buffer).cast("B")
-        check_aligned(view.nbytes, offset)
+        check_aligned(self.frontend, view.nbytes, offset)
         view = view[: max(0, min(view.nbytes, self.size - offset))]
         if view.nbytes:
             self._run(BlkifOp.READ, offset, view)
@@ -101,15 +100,16 @@ class VirtualDisk:
         self.close()
 
 
-def check_aligned(count: int, offset: int) -> None:
+def check_aligned(frontend: Blkfront, count: int, offset: int) -> None:
     """OSError EINVAL for what no request can say."""
-    if offset < 0 or count < 0 or offset % SECTOR_SIZE or count % SECTOR_SIZE:
-        raise OSError(errno.EINVAL, f"offset and length are multiples of {SECTOR_SIZE} bytes, not {offset} and {count}")
+    size = frontend.sector_size
+    if offset < 0 or count < 0 or offset % size or count % size:
+        raise OSError(errno.EINVAL, f"offset and length are multiples of {size} bytes, not {offset} and {count}")
 
 
 def check_writable(frontend: Blkfront, count: int, offset: int) -> None:
     """OSError EINVAL, EROFS or ENOSPC unless so many bytes can be written there."""
-    check_aligned(count, offset)
+    check_aligned(frontend, count, offset)
     if frontend.read_only:
         raise OSError(errno.EROFS, "the disk is read-only")
     if offset + count > frontend.size:

@@ -20,7 +20,7 @@ SIZE = 1 << 16
 class Served:
     """A frontend whose backend serves with every poll, and notes the operations."""
 
-    size, read_only = SIZE, False
+    size, sector_size, read_only = SIZE, 512, False
 
     def __init__(self, world: Any) -> None:
         self.world, self.disk, self.ops = world, bytearray(SIZE), []
