@@ -1,11 +1,12 @@
 """Exact counts: what each mode maps, unmaps, copies and keeps, request for request."""
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from xenblk.abi import PAGE_SIZE
+from xenblk.abi import PAGE_SIZE, Domid
 from xenblk.blkfront import Blkfront, VirtualDisk
 from xenblk.blkif import BlkifOp
 
@@ -43,10 +44,10 @@ def check_books(counts: dict[str, int]) -> None:
     assert counts["persistent_in_use"] == 0
 
 
-def close_and_check(world: Any, frontend: Blkfront, domid: int) -> None:
+def close_and_check(world: Any, frontend: Blkfront, domid: Domid) -> None:
     """After the last request: everything that was mapped is unmapped."""
     frontend.close()
-    counts = world.counts(domid)
+    counts = world.vbd(domid).counters("back")
     assert counts["map_pages"] == counts["unmap_pages"]
     assert counts["persistent_current"] == 0
     assert world.pins(domid) == 0
@@ -113,6 +114,63 @@ def test_bounded_never_keeps_more_and_pays_for_every_miss(world: Any, limit: int
     assert counts["persistent_overflow"] == counts["persistent_misses"] - limit
     assert counts["persistent_purged"] == 0, "5 % of a limit below 100 is nothing"
     close_and_check(world, frontend, domid)
+
+
+SIZES = [1, 11, 12, 16]
+"""Pages of a request: of both kinds, the smallest and the largest that there is."""
+
+
+def indirect_pages(nr_pages: int) -> int:
+    return 0 if nr_pages <= SEGMENTS_MAX else -(-nr_pages // 512)
+
+
+def rings_of_all_sizes(world: Any, *options: str) -> Iterator[tuple[Domid, Blkfront]]:
+    """Disks with each order of ring pages and each number of queues, served by one backend."""
+    world.backend("--max-queues", "4", *options)
+    for order, nr_queues in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 1), (0, 4), (4, 4)):
+        domid = world.attach()
+        frontend = world.frontend(domid, ring_page_order=order, nr_queues=nr_queues, max_indirect_segments=max(SIZES))
+        assert frontend.nr_queues == nr_queues
+        yield domid, frontend
+        close_and_check(world, frontend, domid)
+
+
+def sizes_for(nr_queues: int) -> list[int]:
+    """A burst of which each queue gets each size twice, as bios go to the queues in turn."""
+    return [size for size in SIZES for _ in range(2 * nr_queues)]
+
+
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_counts_without_persistence_for_rings_of_all_sizes(world: Any, engine: str) -> None:
+    """A request of D pages, its segments in I more, maps D + I by ceil(D / 11) + I calls and unmaps them by 1 + I."""
+    rng = random.Random(36)
+    for domid, frontend in rings_of_all_sizes(world, "--engine", engine, "--no-feature-persistent"):
+        sizes = sizes_for(frontend.nr_queues)
+        for in_place in (False, True):
+            burst(frontend, rng, sizes, in_place)
+        counts = world.vbd(domid).counters("back")
+        pages = sum(sizes) + sum(map(indirect_pages, sizes))
+        nr_indirect = sum(indirect_pages(size) > 0 for size in sizes)
+        assert (counts["map_pages"], counts["unmap_pages"]) == (2 * pages, 2 * pages)
+        assert counts["map_ops"] == 2 * (sum(-(-size // SEGMENTS_MAX) for size in sizes) + nr_indirect)
+        assert counts["unmap_ops"] == 2 * (len(sizes) + nr_indirect)
+        assert counts["rd_req"] + counts["wr_req"] == 2 * len(sizes)
+
+
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_counts_with_persistence_for_rings_of_all_sizes(world: Any, engine: str) -> None:
+    """Each ring keeps pages of its own: all that its requests have at once is mapped once, then nothing."""
+    rng = random.Random(63)
+    for domid, frontend in rings_of_all_sizes(world, "--engine", engine):
+        sizes = sizes_for(frontend.nr_queues)
+        for _ in range(3):
+            burst(frontend, rng, sizes)
+            working_set = (sum(sizes) + sum(map(indirect_pages, sizes))) // frontend.nr_queues
+            for queue in range(frontend.nr_queues):
+                counts = world.counts(domid, queue=queue)
+                assert (counts["map_pages"], counts["unmap_pages"]) == (working_set, 0)
+                check_books(counts)
+                assert counts["persistent_misses"] == counts["persistent_current"] == working_set
 
 
 def test_copy_maps_nothing(world: Any) -> None:
