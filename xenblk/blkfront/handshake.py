@@ -83,15 +83,19 @@ class Handshake:
 
     def _reset(self, shown: XenbusState) -> None:
         """Start over where a predecessor left the device in use (xenbus_reset_frontend)."""
-        left_behind = shown in (XenbusState.INITIALISED, XenbusState.CONNECTED, XenbusState.CLOSING)
-        if left_behind:
-            self.nodes.switch_state(XenbusState.CLOSING)
-            self._wait_for_backend(XenbusState.CLOSING, _RESET_S)
-            self.nodes.switch_state(XenbusState.CLOSED)
-            self._wait_for_backend(XenbusState.CLOSED, _RESET_S)
-        if left_behind:
+        if self._leave(shown):
             self._forget_backend()
         self.nodes.switch_state(XenbusState.INITIALISING)
+
+    def _leave(self, shown: XenbusState) -> bool:
+        """Have the backend close; False if it knows of nothing to close."""
+        if shown not in (XenbusState.INITIALISED, XenbusState.CONNECTED, XenbusState.CLOSING):
+            return False
+        self.nodes.switch_state(XenbusState.CLOSING)
+        self._wait_for_backend(XenbusState.CLOSING, _RESET_S)
+        self.nodes.switch_state(XenbusState.CLOSED)
+        self._wait_for_backend(XenbusState.CLOSED, _RESET_S)
+        return True
 
     def _forget_backend(self) -> None:
         """What a backend wrote last that is not on its way to InitWait is void: it may be dead."""
@@ -291,9 +295,14 @@ class Handshake:
             if self.lost is not None:
                 raise self.lost
             self._keep_unfinished()
-            self._reset(self.nodes.state)
+            self._leave(self.nodes.state)
             self._drop_queues()
             self._find_backend()
+            if self.nodes.backend_state is XenbusState.CLOSING:
+                # It saw us leave the other one.
+                self._wait_for_backend(XenbusState.CLOSED, _RESET_S)
+            self._forget_backend()
+            self.nodes.switch_state(XenbusState.INITIALISING)
             self._backend_changed()
 
     def _find_backend(self) -> None:

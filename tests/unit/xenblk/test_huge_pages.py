@@ -47,10 +47,10 @@ def test_memory_is_private() -> None:
 def test_disk_on_huge_pages() -> None:
     disk = open_disk(f"memory:{SIZE}", direct=True)
     assert isinstance(disk, MemoryDisk)
-    assert disk.huge == 0
+    before = disk.huge  # the kernel may have put it behind memory of another disk, and tells of both at once
     disk.pwrite(b"\x55" * SIZE, 0)
     offered = ENABLED.exists() and "[never]" not in ENABLED.read_text()
-    assert (0 < disk.huge <= SIZE) if offered else disk.huge == 0
+    assert disk.huge > before if offered else disk.huge == before
 
 
 def test_system_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
