@@ -118,7 +118,7 @@ wheel-test: dist
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install --quiet "$$(ls dist/*.whl)[dev]"
 	cp -r tests README.md pyproject.toml build/wheel/
-	cd build/wheel && venv/bin/pytest -m "not checkout" $(WHEEL_TESTS)
+	cd build/wheel && venv/bin/pytest -n $$(($$(nproc) + 1)) --dist loadfile -m "not checkout" $(WHEEL_TESTS)
 
 $(VENV)/ready: pyproject.toml xenblk/_native_build.py $(C_SOURCES) $(C_HEADERS)
 	@command -v $(PYTHON) >/dev/null || { echo "xenblk needs Python 3.11 or newer: $(PYTHON) was not found" >&2; exit 1; }
