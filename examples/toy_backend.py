@@ -4,8 +4,15 @@ It serves the first disk that it finds in the emulated Xen of $XENBLK_RUN_DIR, a
 """
 
 from xenblk.abi import DOM0, SECTOR_SIZE, Domid, EvtchnPort, GrantRef
-from xenblk.blkback.offers import VDISK_READONLY
-from xenblk.blkif import ABI_BY_PROTOCOL, BlkifOp, BlkifRequest, BlkifResponse, BlkifSegment, BlkifStatus
+from xenblk.blkif import (
+    ABI_BY_PROTOCOL,
+    VDISK_READONLY,
+    BlkifOp,
+    BlkifRequest,
+    BlkifResponse,
+    BlkifSegment,
+    BlkifStatus,
+)
 from xenblk.disk import open_disk
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.emulated.rundir import default_run_dir

@@ -47,6 +47,11 @@ class BlkifStatus(enum.IntEnum):
 BLKIF_DISCARD_SECURE: Final = 1
 """Bit of DiscardRequest.flag: erase, not only forget."""
 
+VDISK_CDROM: Final = 1
+VDISK_REMOVABLE: Final = 2
+VDISK_READONLY: Final = 4
+"""Bits of the node `info`."""
+
 BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST: Final = 8
 
 SEGMENT_BYTES: Final = 8

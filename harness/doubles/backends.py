@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from xenblk.abi import DOM0, SECTOR_SIZE, Domid, EvtchnPort, GrantRef
-from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE
+from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE, VDISK_READONLY
 from xenblk.disk import Disk, open_disk
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.errors import BlkifPeerError, PeerGoneError, XenblkError, XenstoreError
@@ -26,7 +26,6 @@ from xenblk.xenbus import BackendAction, XenbusState, backend_action
 _log: Final = logging.getLogger("xenblk.doubles")
 
 _IDLE_S: Final = 0.001
-_VDISK_READONLY: Final = 4
 
 
 class DeviceDouble:
@@ -62,7 +61,7 @@ class DeviceDouble:
     def _filled(self, nodes: Mapping[str, str]) -> dict[str, str]:
         assert self._disk is not None
         unit = self._sector_size if self._quirks.wide_units else SECTOR_SIZE
-        info = _VDISK_READONLY if self._disk.read_only else 0
+        info = VDISK_READONLY if self._disk.read_only else 0
         values = {"sectors": self._disk.size // unit, "sector_size": self._sector_size, "info": info}
         return {name: value.format(**values) for name, value in nodes.items()}
 

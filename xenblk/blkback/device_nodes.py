@@ -4,7 +4,8 @@ import logging
 import re
 from typing import Final
 
-from xenblk.blkback.offers import VDISK_CDROM, VDISK_REMOVABLE, Nodes
+from xenblk.blkback.offers import Nodes
+from xenblk.blkif import VDISK_CDROM, VDISK_REMOVABLE
 from xenblk.errors import XenstoreError
 from xenblk.xenbus import XenbusState, parse_state
 from xenblk.xenstore.client import Xenstore, XenstoreTransaction

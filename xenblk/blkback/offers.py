@@ -9,13 +9,8 @@ from typing import Final
 
 from xenblk.abi import SECTOR_SIZE
 from xenblk.blkback.parameters import BackendParameters
-from xenblk.blkif import BlkifOp
+from xenblk.blkif import VDISK_READONLY, BlkifOp
 from xenblk.disk import Disk
-
-VDISK_CDROM: Final = 1
-VDISK_REMOVABLE: Final = 2
-VDISK_READONLY: Final = 4
-"""Bits of the node `info` (io/blkif.h)."""
 
 FEATURE_OF: Final = {BlkifOp.FLUSH_DISKCACHE: "feature-flush-cache", BlkifOp.WRITE_BARRIER: "feature-barrier"}
 """The node that offers an operation, of those that a disk may turn out not to have."""

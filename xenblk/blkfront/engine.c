@@ -21,7 +21,6 @@
 
 #define CACHE_LINE 64
 #define SECTOR_SHIFT 9
-#define DISCARD_SECURE 1ull
 
 /* Requests after which a fill lets the backend see them: it works on the first while we copy for the later ones. */
 #define PUBLISH_EVERY 8
@@ -156,7 +155,7 @@ static void write_head(const struct xb_front *front, uint8_t *slot, const struct
     } else if (shadow->op == XB_BLKIF_DISCARD) {
         uint64_t nr_sectors = bio->nr_bytes >> SECTOR_SHIFT;
 
-        head |= bio->secure ? DISCARD_SECURE << 8 : 0;
+        head |= bio->secure ? XB_BLKIF_DISCARD_SECURE << 8 : 0;
         memcpy(tail, &nr_sectors, sizeof(nr_sectors));
     }
     memcpy(slot, &head, front->id_at == 8 ? 8 : 4);

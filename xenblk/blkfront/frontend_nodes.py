@@ -9,13 +9,13 @@ from typing import Final
 
 from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, SECTOR_SIZE, Domid
 from xenblk.blkfront.connection import Ring
+from xenblk.blkif import VDISK_READONLY
 from xenblk.errors import UsageError, XenstoreError
 from xenblk.platform import Platform
 from xenblk.vdev import vdev_name
 from xenblk.xenbus import XenbusState, parse_state
 from xenblk.xenstore.client import Xenstore, XenstoreTransaction
 
-VDISK_READONLY: Final = 4
 _SECTOR_SIZES: Final = (512, 1024, 2048, 4096)
 
 _OF_A_CONNECTION: Final = re.compile(

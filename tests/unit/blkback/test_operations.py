@@ -59,8 +59,9 @@ def test_cve_2013_2140_a_discard_of_a_read_only_disk(make: Make, abi: Abi) -> No
     assert bench.twin.content() == before
 
 
-def test_the_secure_flag_means_nothing_where_it_is_not_offered(make: Make, abi: Abi) -> None:
-    bench = make(abi)
+@pytest.mark.parametrize("disk", ["memory", "tmpfs"])
+def test_the_secure_flag_erases_memory_and_means_nothing_to_a_file(make: Make, abi: Abi, disk: str) -> None:
+    bench = make(abi, disk=disk)
     assert bench.discard(0, 8, flag=255) == OKAY
     assert bench.twin.content()[:4096] == bytes(4096)
 
