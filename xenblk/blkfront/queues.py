@@ -95,7 +95,7 @@ class Queues:
             if under_way and (barrier or self._behind_barrier):
                 return
             self._behind_barrier = barrier
-            self.engines[self._turn].submit(self._held.popleft())
+            self._paths[self._turn].engine.submit(self._held.popleft())
             self._turn = (self._turn + 1) % len(self._paths)
 
     def send(self) -> None:
