@@ -31,8 +31,8 @@ class ToyFrontend:
 
     def granted_page(self) -> tuple[Page, GrantRef]:
         """A page that the backend may read and write."""
-        page, ref = self.platform.memory.allocate_page(), self.platform.grant_table.allocate()
-        self.platform.grant_table.grant_access(ref, DOM0, page.frame)
+        page = self.platform.memory.allocate_page()
+        (ref,) = self.platform.grant_table.grant(DOM0, [page.frame])
         return page, ref
 
     def switch(self, own: XenbusState, awaited: XenbusState, **keys: str | int) -> None:

@@ -9,6 +9,19 @@
 
 #define PAGE_BYTES 4096u
 
+/* Linux gives who does not ask for an address the highest that is free, or the lowest from a third of the whole on, as
+ * the process was started. Below that third only those are who ask for it. So if a mapping fails and leaves a hole in
+ * an arena there (a driver's mmap does, for a page that was not granted), no other thread's mapping gets into it
+ * before it is closed. */
+#define PLACES_START 0x200000000000
+#define PLACES_BYTES 0x080000000000
+
+/* Of nothing, between two arenas: the kernel would make them one mapping, and have to cut it twice for a page that is
+ * at the beginning of one, where most are. */
+#define GAP_PAGES 1
+
+static uint64_t next_place;
+
 static void *reserve(void *start, size_t nr_pages, int flags)
 {
     return mmap(start, nr_pages * PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
@@ -16,7 +29,10 @@ static void *reserve(void *start, size_t nr_pages, int flags)
 
 void *xb_arena_reserve(size_t nr_pages)
 {
-    void *arena = reserve(NULL, nr_pages, 0);
+    uint64_t bytes = (nr_pages + GAP_PAGES) * PAGE_BYTES;
+    uint64_t place = __atomic_fetch_add(&next_place, bytes, __ATOMIC_RELAXED) % PLACES_BYTES;
+    /* A wish: where it cannot be granted, any other place will do. */
+    void *arena = reserve((void *)(PLACES_START + place), nr_pages, 0);
 
     return arena == MAP_FAILED ? NULL : arena;
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "grants/arena.h"
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "grants/pins.h"
 #include "grants/handles.h"
@@ -48,7 +49,7 @@ int xb_gnttab_end_access(struct xb_grant_entry *entry)
 
 /* The hypervisor's side: everything below runs with the active entry locked, unless it says otherwise. */
 
-static uint64_t track_grant(const struct xb_grantor *grantor, uint32_t ref)
+static uint64_t track_grant(const struct xb_gnttab_grantor *grantor, uint32_t ref)
 {
     return (uint64_t)grantor->instance << 32 | ref;
 }
@@ -64,13 +65,13 @@ static uint32_t track_instance(const struct xb_maptrack_entry *track)
 }
 
 /* Takes and releases the lock. On success `track` is in use and busy, and `frame` is what may be touched. */
-static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t ref, uint32_t flags,
+static int pin(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor, uint32_t ref, uint32_t flags,
                struct xb_maptrack_entry *track, uint32_t *frame)
 {
     struct xb_active_entry *active;
     int status;
 
-    if (ref >= grantor->nr_entries)
+    if (ref >= grantor->base.nr_refs)
         return GNTST_bad_gntref;
     active = &grantor->active[ref];
     if (!lock_take(&active->lock, mapper->owner))
@@ -90,7 +91,7 @@ static int pin(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t re
     return status;
 }
 
-static void unpin_locked(struct xb_grantor *grantor, struct xb_maptrack_entry *track)
+static void unpin_locked(struct xb_gnttab_grantor *grantor, struct xb_maptrack_entry *track)
 {
     struct xb_active_entry *active = &grantor->active[track_ref(track)];
     /* Atomic: others may be finding out in set_busy that the entry is not theirs. */
@@ -103,7 +104,7 @@ static void unpin_locked(struct xb_grantor *grantor, struct xb_maptrack_entry *t
 }
 
 /* Takes and releases the lock. `track` is busy, and ours. */
-static int unpin(struct xb_grantor *grantor, struct xb_maptrack_entry *track, uint32_t owner)
+static int unpin(struct xb_gnttab_grantor *grantor, struct xb_maptrack_entry *track, uint32_t owner)
 {
     uint32_t *lock = &grantor->active[track_ref(track)].lock;
 
@@ -114,8 +115,8 @@ static int unpin(struct xb_grantor *grantor, struct xb_maptrack_entry *track, ui
     return GNTST_okay;
 }
 
-static int pin_with_handle(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t ref, uint32_t flags,
-                           uint32_t *handle, uint32_t *frame)
+static int pin_with_handle(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor, uint32_t ref,
+                           uint32_t flags, uint32_t *handle, uint32_t *frame)
 {
     int status;
 
@@ -127,7 +128,7 @@ static int pin_with_handle(struct xb_mapper *mapper, struct xb_grantor *grantor,
     return status;
 }
 
-static int unpin_with_handle(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t handle)
+static int unpin_with_handle(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor, uint32_t handle)
 {
     int status = unpin(grantor, &mapper->track[handle], mapper->owner);
 
@@ -143,12 +144,12 @@ static void set_idle(struct xb_maptrack_entry *track)
 }
 
 /* Exactly one of concurrent callers with the same handle gets it; it alone may touch the mapping and the entry. */
-static int set_busy(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t handle)
+static int set_busy(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor, uint32_t handle)
 {
     struct xb_maptrack_entry *track;
     uint32_t flags;
 
-    if (handle >= mapper->nr_track)
+    if (handle >= mapper->base.max_pages)
         return GNTST_bad_handle;
     track = &mapper->track[handle];
     flags = __atomic_load_n(&track->flags, __ATOMIC_RELAXED);
@@ -162,14 +163,14 @@ static int set_busy(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32
     return GNTST_bad_handle;
 }
 
-int xb_mapper_is_crowded(const struct xb_mapper *mapper)
+int xb_gnttab_is_crowded(const struct xb_gnttab_mapper *mapper)
 {
-    return nr_used(mapper) >= mapper->nr_track - mapper->nr_track / 4;
+    return nr_used(mapper) >= mapper->base.max_pages - mapper->base.max_pages / 4;
 }
 
 /* Hypercalls */
 
-static int map_one(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_map_grant_ref *op)
+static int map_one(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor, struct xb_map_grant_ref *op)
 {
     uint32_t flags = op->flags & (GNTMAP_host_map | GNTMAP_readonly);
     int protection = PROT_READ | ((flags & GNTMAP_readonly) ? 0 : PROT_WRITE);
@@ -180,7 +181,7 @@ static int map_one(struct xb_mapper *mapper, struct xb_grantor *grantor, struct 
         return GNTST_bad_gntref;
     if (op->flags & ~(uint32_t)(GNTMAP_host_map | GNTMAP_readonly))
         return GNTST_general_error;
-    if (op->dom != grantor->domid)
+    if (op->dom != grantor->base.domid)
         return GNTST_bad_domain;
     if (op->host_addr == 0 || (op->host_addr & PAGE_MASK_BYTES))
         return GNTST_bad_virt_addr;
@@ -200,14 +201,16 @@ static int map_one(struct xb_mapper *mapper, struct xb_grantor *grantor, struct 
     return GNTST_okay;
 }
 
-void xb_gnttab_map(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_map_grant_ref *ops, uint32_t count)
+void xb_gnttab_map(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor, struct xb_map_grant_ref *ops,
+                   uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
         ops[i].status = (int16_t)map_one(mapper, grantor, &ops[i]);
 }
 
 /* What this leaves at GNTST_okay, with an address, is busy until unmap_end. */
-static int unmap_begin(struct xb_mapper *mapper, struct xb_grantor *grantor, const struct xb_unmap_grant_ref *op)
+static int unmap_begin(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor,
+                       const struct xb_unmap_grant_ref *op)
 {
     int status = set_busy(mapper, grantor, op->handle);
 
@@ -222,7 +225,7 @@ static int is_begun(const struct xb_unmap_grant_ref *op)
     return op->status == GNTST_okay && op->host_addr != 0;
 }
 
-static int unmap_end(struct xb_mapper *mapper, struct xb_grantor *grantor, uint32_t handle, int vacated)
+static int unmap_end(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor, uint32_t handle, int vacated)
 {
     int status = vacated ? unpin_with_handle(mapper, grantor, handle) : GNTST_general_error;
 
@@ -232,8 +235,8 @@ static int unmap_end(struct xb_mapper *mapper, struct xb_grantor *grantor, uint3
 }
 
 /* Ends the first operation, which is begun, and those behind it whose pages follow. Returns how many that were. */
-static uint32_t unmap_row(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_unmap_grant_ref *ops,
-                          uint32_t count)
+static uint32_t unmap_row(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor,
+                          struct xb_unmap_grant_ref *ops, uint32_t count)
 {
     uint32_t length = 1;
     int vacated;
@@ -247,8 +250,8 @@ static uint32_t unmap_row(struct xb_mapper *mapper, struct xb_grantor *grantor, 
     return length;
 }
 
-void xb_gnttab_unmap(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_unmap_grant_ref *ops,
-                     uint32_t count)
+void xb_gnttab_unmap(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor,
+                     struct xb_unmap_grant_ref *ops, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
         ops[i].status = (int16_t)unmap_begin(mapper, grantor, &ops[i]);
@@ -272,7 +275,8 @@ static int move(int fd, char *buffer, size_t left, off_t at, int to_file)
     return GNTST_okay;
 }
 
-static int copy_one(struct xb_mapper *mapper, struct xb_grantor *grantor, const struct xb_copy_segment *segment)
+static int copy_one(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor,
+                    const struct xb_copy_segment *segment)
 {
     uint32_t flags = GNTMAP_host_map | (segment->to_grant ? 0 : GNTMAP_readonly);
     uint32_t handle, frame;
@@ -291,8 +295,8 @@ static int copy_one(struct xb_mapper *mapper, struct xb_grantor *grantor, const 
     return status != GNTST_okay ? status : unpinned;
 }
 
-void xb_gnttab_copy(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_copy_segment *segments,
-                    uint32_t count)
+void xb_gnttab_copy(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor,
+                    struct xb_copy_segment *segments, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
         segments[i].status = (int16_t)copy_one(mapper, grantor, &segments[i]);
@@ -302,16 +306,17 @@ void xb_gnttab_copy(struct xb_mapper *mapper, struct xb_grantor *grantor, struct
 
 /* What a dead or living process wrote into its maptrack is looked at once, and used only within the table's bounds.
  * Of a living one it is true only for a reference that is locked: no entry can begin or cease to be for that one. */
-static uint32_t track_is_for(struct xb_maptrack_entry *track, const struct xb_grantor *grantor, uint32_t *ref)
+static uint32_t track_is_for(struct xb_maptrack_entry *track, const struct xb_gnttab_grantor *grantor, uint32_t *ref)
 {
     uint32_t flags = __atomic_load_n(&track->flags, __ATOMIC_ACQUIRE); /* partner: the release in pin */
     uint64_t grant = __atomic_load_n(&track->grant, __ATOMIC_RELAXED);
 
     *ref = (uint32_t)grant;
-    return grant >> 32 == grantor->instance && *ref < grantor->nr_entries ? flags : 0;
+    return grant >> 32 == grantor->instance && *ref < grantor->base.nr_refs ? flags : 0;
 }
 
-static uint32_t forget_ref(struct xb_grantor *grantor, struct xb_maptrack_entry *dead, uint32_t nr_track, uint32_t ref)
+static uint32_t forget_ref(struct xb_gnttab_grantor *grantor, struct xb_maptrack_entry *dead, uint32_t nr_track,
+                           uint32_t ref)
 {
     uint32_t forgotten = 0, other;
 
@@ -325,7 +330,7 @@ static uint32_t forget_ref(struct xb_grantor *grantor, struct xb_maptrack_entry 
 }
 
 /* The dead process held this entry's lock, so no survivor can change its own entries for it: count them again. */
-static void recount(struct xb_grantor *grantor, uint32_t ref, struct xb_maptrack_entry **survivors,
+static void recount(struct xb_gnttab_grantor *grantor, uint32_t ref, struct xb_maptrack_entry **survivors,
                     uint32_t nr_survivors, uint32_t nr_track)
 {
     struct xb_active_entry *active = &grantor->active[ref];
@@ -343,7 +348,7 @@ static void recount(struct xb_grantor *grantor, uint32_t ref, struct xb_maptrack
     lock_release(&active->lock);
 }
 
-static uint32_t release_one(struct xb_grantor *grantor, struct xb_maptrack_entry *track, uint32_t owner)
+static uint32_t release_one(struct xb_gnttab_grantor *grantor, struct xb_maptrack_entry *track, uint32_t owner)
 {
     uint32_t ref, flags = track_is_for(track, grantor, &ref);
     struct xb_active_entry *active;
@@ -361,12 +366,12 @@ static uint32_t release_one(struct xb_grantor *grantor, struct xb_maptrack_entry
     return 1;
 }
 
-uint32_t xb_gnttab_release_dead(struct xb_grantor *grantor, uint32_t owner, struct xb_maptrack_entry *dead,
+uint32_t xb_gnttab_release_dead(struct xb_gnttab_grantor *grantor, uint32_t owner, struct xb_maptrack_entry *dead,
                                 struct xb_maptrack_entry **survivors, uint32_t nr_survivors, uint32_t nr_track)
 {
     uint32_t released = 0;
 
-    for (uint32_t ref = 0; ref < grantor->nr_entries; ref++) {
+    for (uint32_t ref = 0; ref < grantor->base.nr_refs; ref++) {
         if (__atomic_load_n(&grantor->active[ref].lock, __ATOMIC_ACQUIRE) == owner) {
             released += forget_ref(grantor, dead, nr_track, ref);
             recount(grantor, ref, survivors, nr_survivors, nr_track);

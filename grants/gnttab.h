@@ -1,4 +1,6 @@
-/* Grant tables: what the granting domain writes, what the hypervisor checks and counts.
+/* Include grants/mapper.h first.
+ *
+ * Grant tables: what the granting domain writes, what the hypervisor checks and counts.
  *
  * The grantor owns a table of grant_entry_v1 (public/grant_table.h), in memory that others can read and, for the flags,
  * the hypervisor writes. Per entry the hypervisor keeps an xb_active_entry, and per mapping process a table of
@@ -18,20 +20,6 @@
 #define GTF_readonly 4
 #define GTF_reading 8
 #define GTF_writing 16
-
-#define GNTMAP_device_map 1
-#define GNTMAP_host_map 2
-#define GNTMAP_readonly 4
-
-#define GNTST_okay 0
-#define GNTST_general_error -1
-#define GNTST_bad_domain -2
-#define GNTST_bad_gntref -3
-#define GNTST_bad_handle -4
-#define GNTST_bad_virt_addr -5
-#define GNTST_bad_page -9
-#define GNTST_bad_copy_arg -10
-#define GNTST_no_space -13
 
 /* Pins of one kind on one reference: eight bits each, as Xen has them. */
 #define XB_PINS_MAX 255
@@ -60,62 +48,27 @@ struct xb_maptrack_entry {
     uint64_t grant;
 };
 
-/* GNTTABOP_map_grant_ref, 32 bytes. */
-struct xb_map_grant_ref {
-    uint64_t host_addr; /* in: where to map; a page of the caller's arena */
-    uint32_t flags;     /* in */
-    uint32_t ref;       /* in */
-    uint16_t dom;       /* in */
-    int16_t status;     /* out */
-    uint32_t handle;    /* out */
-    uint64_t dev_bus_addr;
-};
-
-/* GNTTABOP_unmap_grant_ref, 24 bytes. */
-struct xb_unmap_grant_ref {
-    uint64_t host_addr; /* in: as it was mapped; 0 leaves the mapping and its pin as they are */
-    uint64_t dev_bus_addr;
-    uint32_t handle; /* in */
-    int16_t status;  /* out */
-};
-
-/* One side of a copy is memory of the caller, the other a grant; as gntdev_grant_copy_segment. */
-struct xb_copy_segment {
-    uint64_t virt;    /* in: the caller's buffer */
-    uint32_t ref;     /* in */
-    uint16_t offset;  /* in: within the granted page */
-    uint16_t len;     /* in */
-    uint16_t to_grant; /* in: 1 writes the granted page, 0 reads it */
-    int16_t status;   /* out */
-};
-
 /* A granting domain as a mapper sees it. */
-struct xb_grantor {
+struct xb_gnttab_grantor {
+    struct xb_grantor base;
     struct xb_grant_entry *shared;
     struct xb_active_entry *active;
-    uint32_t nr_entries;
     uint32_t nr_frames; /* pages of its memory file */
     uint32_t instance;
     int memory_fd;
-    uint16_t domid;
 };
 
-/* A process's mappings. All but `track` is private to the process.
- *
- * A page that is mapped takes two mappings of the process at worst, its own and the reserved addresses behind it, and
- * Linux allows a process vm.max_map_count of them. Once they are used up nothing can be unmapped any more either,
- * because that may need to split one. So nr_track must be small enough for that: xenblk.grants.mappings says how
- * small. */
-struct xb_mapper {
+/* A process's mappings; `base.ops` is xb_gnttab_ops. All but `track` is private to the process. */
+struct xb_gnttab_mapper {
+    struct xb_mapper base;
     struct xb_maptrack_entry *track;
-    uint32_t nr_track; /* pages mapped at a time, at most */
     uint32_t owner; /* this process's number, not 0 */
     uint16_t domid; /* this process's domain */
     uint32_t lock;
     uint32_t nr_touched; /* entries that were ever used */
     uint32_t nr_free;
     uint32_t nr_used;
-    uint32_t *free; /* stack of nr_track entries */
+    uint32_t *free; /* stack of base.max_pages entries */
 };
 
 /* Grantor's side */
@@ -126,25 +79,24 @@ void xb_gnttab_grant(struct xb_grant_entry *entry, uint16_t domid, uint32_t fram
 /* End the grant: 1 done, 0 still mapped by the other domain (the entry is unchanged). */
 int xb_gnttab_end_access(struct xb_grant_entry *entry);
 
-/* Mapper's side. Each operation of a batch gets its own status; one that fails leaves nothing behind. */
+/* Mapper's side, as mapper.h says it; the table is of the functions below it (hypercalls.c). */
 
-void xb_gnttab_map(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_map_grant_ref *ops, uint32_t count);
+extern const struct xb_mapper_ops *const xb_gnttab_ops;
 
-/* `grantor` must be the one that every handle of the batch was mapped from. Operations that follow each other, on pages
- * that do, are one system call: sort a batch by address. */
-void xb_gnttab_unmap(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_unmap_grant_ref *ops,
-                     uint32_t count);
+void xb_gnttab_map(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor, struct xb_map_grant_ref *ops,
+                   uint32_t count);
 
-void xb_gnttab_copy(struct xb_mapper *mapper, struct xb_grantor *grantor, struct xb_copy_segment *segments,
-                    uint32_t count);
+/* An operation without an address leaves the mapping and its pin as they are. */
+void xb_gnttab_unmap(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor,
+                     struct xb_unmap_grant_ref *ops, uint32_t count);
 
-/* Whether three quarters of what may be mapped at a time is: then no page should stay mapped beyond its request, so
- * that requests always find room. */
-int xb_mapper_is_crowded(const struct xb_mapper *mapper);
+void xb_gnttab_copy(struct xb_gnttab_mapper *mapper, struct xb_gnttab_grantor *grantor,
+                    struct xb_copy_segment *segments, uint32_t count);
+int xb_gnttab_is_crowded(const struct xb_gnttab_mapper *mapper);
 
 /* Host's side, for a process that died. */
 
 /* Release what process `owner` held of this grantor: `dead` is its maptrack. Returns how many pins that were. The
  * maptracks of all living processes are needed to count again what the dead process was changing. */
-uint32_t xb_gnttab_release_dead(struct xb_grantor *grantor, uint32_t owner, struct xb_maptrack_entry *dead,
+uint32_t xb_gnttab_release_dead(struct xb_gnttab_grantor *grantor, uint32_t owner, struct xb_maptrack_entry *dead,
                                 struct xb_maptrack_entry **survivors, uint32_t nr_survivors, uint32_t nr_track);

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 
 from xenblk._native import ffi, lib
 from xenblk.grants.entries import Entries
-from xenblk.grants.mapper import ForeignDomain
+from xenblk.grants.gnttab import GnttabDomain
 from xenblk.grants.status import ACTIVE_ENTRY_BYTES
 
 
 def release_dead(
-    owner: int, maptrack: memoryview, domains: Iterable[ForeignDomain], survivors: Sequence[memoryview]
+    owner: int, maptrack: memoryview, domains: Iterable[GnttabDomain], survivors: Sequence[memoryview]
 ) -> int:
     """Release what process `owner` had pinned; returns how many pins that were.
 
@@ -21,7 +21,7 @@ def release_dead(
     pointers = ffi.new("struct xb_maptrack_entry *[]", [other.first for other in others])
     try:
         return sum(
-            lib.xb_gnttab_release_dead(domain.native, owner, dead.first, pointers, len(others), dead.nr_entries)
+            lib.xb_gnttab_release_dead(domain.tables, owner, dead.first, pointers, len(others), dead.nr_entries)
             for domain in domains
         )
     finally:

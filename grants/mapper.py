@@ -5,47 +5,34 @@ import dataclasses
 import operator
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from xenblk._native import ffi, lib
 from xenblk.abi import Domid, GrantRef
 from xenblk.errors import GrantError, UsageError
 from xenblk.grants.arena import Arena
-from xenblk.grants.entries import Entries
-from xenblk.grants.mappings import max_mapped_pages
 from xenblk.grants.status import GrantStatus
 
 
 class ForeignDomain:
-    """A granting domain as a mapper sees it. Its memory stays the caller's, and must outlive every mapping.
+    """A granting domain as a mapper sees it: `native` is a `struct xb_grantor` (mapper.h) or begins with one."""
 
-    `instance` numbers this life of the domain; `memory_fd` is its memory, frame n at n * 4096; `table` its grant
-    table; `active` the hypervisor's table beside it.
-    """
-
-    def __init__(
-        self, domid: Domid, instance: int, memory_fd: int, nr_frames: int, table: memoryview, active: memoryview
-    ) -> None:
+    def __init__(self, domid: Domid, native: Any) -> None:
         self.domid = domid
-        self.instance = instance
-        self.memory_fd = memory_fd
-        self.table = table
-        self.active = active
-        self.native: Any = ffi.new("struct xb_grantor *")
-        self._entries = (Entries("xb_grant_entry", table), Entries("xb_active_entry", active))
-        self.native.shared, self.native.active = (entries.first for entries in self._entries)
-        self.native.nr_entries = min(entries.nr_entries for entries in self._entries)
-        self.native.nr_frames = nr_frames
-        self.native.instance = instance
-        self.native.memory_fd = memory_fd
-        self.native.domid = domid
+        self.native: Any = ffi.cast("struct xb_grantor *", native)
+        self._owner = native  # a pointer that is cast does not keep what it points to
 
     def close(self) -> None:
-        """Let go of the tables."""
-        for entries in self._entries:
-            entries.close()
-        self.table.release()
-        self.active.release()
+        """Done with it; nothing of it is mapped any more."""
+
+
+class NativeMapper(Protocol):
+    """Who maps: a platform's `struct xb_mapper` (mapper.h), or what begins with one, and what it stands on."""
+
+    native: Any
+
+    def close(self) -> None:
+        """Nothing is mapped any more, and nothing more will be."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -84,29 +71,15 @@ class MappedRegion:
 
 
 class GrantMapper:
-    """Maps granted pages for one process, number `owner`, of domain `domid`; `maptrack` records them for the host.
+    """Maps granted pages for one process, in `arena_pages` pages of address space, by a platform's `mapper`.
 
-    `max_pages` is how many may be mapped at a time, NO_SPACE beyond; by default as many as can always be unmapped again
-    (xenblk.grants.mappings). Calls from any thread; each is one operation on a batch, and statuses are per reference.
+    Calls from any thread; each is one operation on a batch, and statuses are per reference.
     """
 
-    def __init__(
-        self,
-        owner: int,
-        domid: Domid,
-        maptrack: memoryview,
-        arena_pages: int = 65536,
-        max_pages: int | None = None,
-    ) -> None:
+    def __init__(self, mapper: NativeMapper, arena_pages: int = 65536) -> None:
         self._arena = Arena(arena_pages)
-        self._track = Entries("xb_maptrack_entry", maptrack)
-        self.native = ffi.new("struct xb_mapper *")
-        self.native.track = self._track.first
-        self.native.nr_track = min(self._track.nr_entries, max_mapped_pages() if max_pages is None else max_pages)
-        self._stack = ffi.new("uint32_t[]", self.native.nr_track)
-        self.native.free = self._stack
-        self.native.owner = owner
-        self.native.domid = domid
+        self._mapper = mapper
+        self.native: Any = ffi.cast("struct xb_mapper *", mapper.native)
         self._mapped: set[Mapping] = set()
         self._lock = threading.Lock()
 
@@ -126,12 +99,12 @@ class GrantMapper:
             slots = self._arena.allocate_batch(len(refs))
         except GrantError:
             return [Mapping(domain, ref, GrantStatus.NO_SPACE, 0, 0, None) for ref in refs]
-        return self._map_at(domain, refs, slots, readonly)
+        return self._map_at(domain, refs, slots, readonly, together=False)
 
     def map_region(self, domain: ForeignDomain, refs: Sequence[GrantRef], readonly: bool = False) -> MappedRegion:
         """Map references to consecutive pages, or none of them: GrantError names the one that failed."""
         first = self._arena.allocate_run(len(refs))
-        mappings = self._map_at(domain, refs, list(range(first, first + len(refs))), readonly)
+        mappings = self._map_at(domain, refs, list(range(first, first + len(refs))), readonly, together=True)
         for mapping in mappings:
             if mapping.status != GrantStatus.OKAY:
                 self.unmap([m for m in mappings if m.status == GrantStatus.OKAY])
@@ -139,7 +112,7 @@ class GrantMapper:
         return MappedRegion(self, mappings, self._arena.view(first, len(refs)))
 
     def _map_at(
-        self, domain: ForeignDomain, refs: Sequence[GrantRef], slots: list[int], readonly: bool
+        self, domain: ForeignDomain, refs: Sequence[GrantRef], slots: list[int], readonly: bool, *, together: bool
     ) -> list[Mapping]:
         ops = ffi.new("struct xb_map_grant_ref[]", len(refs))
         flags = lib.GNTMAP_host_map | (lib.GNTMAP_readonly if readonly else 0)
@@ -148,7 +121,7 @@ class GrantMapper:
             op.flags = flags
             op.ref = ref
             op.dom = domain.domid
-        lib.xb_gnttab_map(self.native, domain.native, ops, len(refs))
+        lib.xb_mapper_map(self.native, domain.native, ops, len(refs), together)
         mappings = [
             self._mapping(domain, ref, slot, GrantStatus(op.status), op.handle)
             for op, ref, slot in zip(ops, refs, slots, strict=True)
@@ -174,7 +147,7 @@ class GrantMapper:
         for op, mapping in zip(ops, mappings, strict=True):
             op.host_addr = self._arena.address(mapping.slot)
             op.handle = mapping.handle
-        lib.xb_gnttab_unmap(self.native, mappings[0].domain.native, ops, len(mappings))
+        lib.xb_mapper_unmap(self.native, mappings[0].domain.native, ops, len(mappings))
         for op, mapping in zip(ops, mappings, strict=True):
             assert op.status == GrantStatus.OKAY, f"unmapping our own handle {mapping.handle} gave {op.status}"
             mapping.page = None
@@ -185,7 +158,7 @@ class GrantMapper:
             unmapped = [mapping for mapping in mappings if mapping not in self._mapped]
             if unmapped or len(set(mappings)) < len(mappings):
                 raise UsageError(f"only what is mapped can be unmapped, and once: {len(unmapped)} are not mapped")
-            assert len({mapping.domain.instance for mapping in mappings}) == 1, "one operation is on one domain"
+            assert len({mapping.domain for mapping in mappings}) == 1, "one operation is on one domain"
             self._mapped.difference_update(mappings)
 
     def copy(self, domain: ForeignDomain, segments: Sequence[CopySegment]) -> list[GrantStatus]:
@@ -200,14 +173,14 @@ class GrantMapper:
                 op.offset = segment.offset
                 op.len = len(buffer)
                 op.to_grant = segment.to_grant
-            lib.xb_gnttab_copy(self.native, domain.native, ops, len(segments))
+            lib.xb_mapper_copy(self.native, domain.native, ops, len(segments))
         return [GrantStatus(op.status) for op in ops]
 
     def close(self) -> None:
         """Unmap whatever is left, and give the address space back."""
         for domain in {mapping.domain for mapping in self._mapped}:
             self.unmap([mapping for mapping in self._mapped if mapping.domain is domain])
-        self._track.close()
+        self._mapper.close()
         self._arena.close()
 
 

@@ -69,7 +69,7 @@ static inline uint8_t *pins_of(struct xb_active_entry *active, uint32_t flags)
     return (flags & GNTMAP_readonly) ? &active->read_pins : &active->write_pins;
 }
 
-static inline int first_pin(struct xb_grantor *grantor, uint32_t ref, uint16_t domid, int write)
+static inline int first_pin(struct xb_gnttab_grantor *grantor, uint32_t ref, uint16_t domid, int write)
 {
     struct xb_grant_entry *entry = &grantor->shared[ref];
     struct xb_active_entry *active = &grantor->active[ref];
@@ -86,7 +86,7 @@ static inline int first_pin(struct xb_grantor *grantor, uint32_t ref, uint16_t d
     return GNTST_okay;
 }
 
-static inline int further_pin(struct xb_grantor *grantor, uint32_t ref, uint16_t domid, uint32_t flags)
+static inline int further_pin(struct xb_gnttab_grantor *grantor, uint32_t ref, uint16_t domid, uint32_t flags)
 {
     struct xb_active_entry *active = &grantor->active[ref];
 

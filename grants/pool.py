@@ -5,12 +5,15 @@
 
 A page that the backend keeps mapped goes back to the head and is taken first the next time, so that the backend finds
 it mapped; a page whose access could be ended goes to the tail. The pages in use at once are thus the only ones that are
-ever granted: the backend's working set is their largest number, not the pool's size.
+ever granted: the backend's working set is their largest number, not the pool's size. Where nobody can see what the
+backend maps, whatever was granted once is taken to be mapped.
 """
 
 import collections
 import dataclasses
 import functools
+import itertools
+from collections.abc import Iterable
 from typing import Protocol
 
 from xenblk.abi import Domid, GrantRef
@@ -29,11 +32,11 @@ class Page:
 class PageSource(Protocol):
     """Where the pool's pages come from."""
 
-    def allocate_page(self) -> Page:
-        """One zeroed page."""
+    def allocate_pages(self, count: int, /) -> list[Page]:
+        """So many zeroed pages, or none: its error."""
 
-    def free_page(self, page: Page) -> None:
-        """Take a page back."""
+    def free_pages(self, pages: Iterable[Page], /) -> None:
+        """Take pages back."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -42,19 +45,6 @@ class PoolEntry:
 
     page: Page
     gref: GrantRef | None = None
-
-
-def allocate_pages(memory: PageSource, count: int) -> list[Page]:
-    """So many zeroed pages, or none: the source's error."""
-    pages: list[Page] = []
-    try:
-        while len(pages) < count:
-            pages.append(memory.allocate_page())
-    except Exception:
-        for page in pages:
-            memory.free_page(page)
-        raise
-    return pages
 
 
 class GrantPool:
@@ -67,65 +57,56 @@ class GrantPool:
         self._table = table
         self._memory = memory
         self._domid = domid
-        self._free = collections.deque(PoolEntry(page) for page in allocate_pages(memory, size))
+        self._free = collections.deque(PoolEntry(page) for page in memory.allocate_pages(size))
         self._taken: set[PoolEntry] = set()
-        self._reserved: list[GrantRef] = []
+        self._sees_mappings = table.sees_mappings
         self.persistent_gnts_c = 0
 
-    def reserve(self, nr_pages: int) -> None:
-        """Make sure that `nr_pages` can be taken; WouldBlockError if pages or references are lacking.
+    def prepare(self, nr_pages: int) -> None:
+        """See to it that so many pages can be granted later, whatever becomes of others; GrantError if not."""
+        self._table.prepare(self._domid, [entry.page.frame for entry in itertools.islice(self._free, nr_pages)])
 
-        The references are the pool's from now on: other rings of the domain allocate from the same table. What the
-        request does not need goes back to the table with the next call.
-        """
+    def take(self, nr_pages: int) -> list[PoolEntry]:
+        """The pages at the head, granted; WouldBlockError, and none, if pages or references are lacking."""
         if len(self._free) < nr_pages:
             raise WouldBlockError(f"{nr_pages} pool pages are needed, {len(self._free)} are free")
-        new_refs = max(0, nr_pages - self.persistent_gnts_c)
-        self._give_back(len(self._reserved) - new_refs)
+        entries = list(itertools.islice(self._free, nr_pages))
+        nr_kept = min(nr_pages, self.persistent_gnts_c)
+        self._grant(entries[nr_kept:])
+        self.persistent_gnts_c -= nr_kept
+        for _ in entries:
+            self._taken.add(self._free.popleft())
+        return entries
+
+    def _grant(self, entries: list[PoolEntry]) -> None:
         try:
-            while len(self._reserved) < new_refs:
-                self._reserved.append(self._table.allocate())
+            refs = self._table.grant(self._domid, [entry.page.frame for entry in entries])
         except GrantError as error:
-            self._give_back(len(self._reserved))
-            raise WouldBlockError(f"{new_refs} grant references are needed: {error}") from error
-
-    def _give_back(self, nr_refs: int) -> None:
-        for _ in range(nr_refs):
-            self._table.free(self._reserved.pop())
-
-    def take(self) -> PoolEntry:
-        """The page at the head, granted; WouldBlockError or GrantError if it was not reserved and there is none."""
-        if not self._free:
-            raise WouldBlockError(f"all {len(self._taken)} pool pages are in use")
-        entry = self._free[0]
-        if entry.gref is None:
-            entry.gref = self._reserved.pop() if self._reserved else self._table.allocate()
-            self._table.grant_access(entry.gref, self._domid, entry.page.frame)
-        else:
-            self.persistent_gnts_c -= 1
-        self._taken.add(self._free.popleft())
-        return entry
+            raise WouldBlockError(f"{len(entries)} grant references are needed: {error}") from error
+        for entry, ref in zip(entries, refs, strict=True):
+            entry.gref = ref
 
     def put_back(self, entry: PoolEntry) -> bool:
-        """Take a page back after its request; True if the backend still maps it."""
+        """Take a page back after its request; True if the backend still maps it, as far as can be seen."""
         self._taken.remove(entry)
-        if not self._end_access(entry):
-            self._free.appendleft(entry)
-            self.persistent_gnts_c += 1
-            return True
-        self._free.append(entry)
-        return False
+        if self._sees_mappings and self._end_access(entry):
+            self._free.append(entry)
+            return False
+        self._free.appendleft(entry)
+        self.persistent_gnts_c += 1
+        return self._sees_mappings
 
     def _end_access(self, entry: PoolEntry) -> bool:
         assert entry.gref is not None
         if not self._table.end_access(entry.gref):
             return False
-        self._table.free(entry.gref)
         entry.gref = None
         return True
 
     def trim(self) -> int:
         """End the grants of free pages that the backend let go of meanwhile; how many that were. Linux: every 10 s."""
+        if not self._sees_mappings:
+            return 0
         granted = [self._free.popleft() for _ in range(self.persistent_gnts_c)]
         kept = [entry for entry in granted if not self._end_access(entry)]
         self._free.extend(entry for entry in granted if entry.gref is None)
@@ -138,14 +119,14 @@ class GrantPool:
 
         These stay granted, and go back when the backend lets go of them (GrantTable.end_deferred).
         """
-        self._give_back(len(self._reserved))
-        mapped = []
+        mapped, ended = [], []
         for entry in (*self._free, *self._taken):
             if entry.gref is None or self._end_access(entry):
-                self._memory.free_page(entry.page)
+                ended.append(entry.page)
             else:
-                self._table.end_access_later(entry.gref, functools.partial(self._memory.free_page, entry.page))
+                self._table.end_access_later(entry.gref, functools.partial(self._memory.free_pages, [entry.page]))
                 mapped.append(entry)
+        self._memory.free_pages(ended)
         self._free.clear()
         self._taken.clear()
         self.persistent_gnts_c = 0

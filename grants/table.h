@@ -1,50 +1,35 @@
-/* The granting side's table: which references of a domain are free, and what the others grant.
+/* The granting side: which of a domain's pages another domain may use. Include grants/gnttab.h first.
  *
- * Include grants/gnttab.h first. References are allocated last in, first out. The memory is the caller's: `shared` is
- * the table that Xen and the domain share, `free` and `state` are private and have nr_entries elements each.
- *
- *     free --allocate--> allocated --grant--> granted
- *       ^-------free--------' ^------end_access--'
- *
- * allocate, free and grants may be called from any thread. A reference that is not free belongs to one thread at a
- * time. Any other order of calls is our own mistake: XB_ASSERT.
+ * One interface for every way to grant: entries that the domain writes itself (table_v1.h), or a kernel that does it.
+ * A table has these functions, and state of its own behind them. All may be called from any thread.
  */
 
-/* References below this are Xen's own (console, xenstore) and never handed out (GNTTAB_NR_RESERVED_ENTRIES). */
-#define XB_GRANT_TABLE_RESERVED 8
+struct xb_grant_table;
 
-/* State of a reference. */
-#define XB_GRANT_FREE 0
-#define XB_GRANT_ALLOCATED 1
-#define XB_GRANT_GRANTED 2
-
-struct xb_grant_table {
-    struct xb_grant_entry *shared;
-    uint32_t *free; /* a stack, nr_free high */
-    uint8_t *state;
-    uint32_t nr_entries;
-    uint32_t nr_free;
-    uint32_t lock;
+struct xb_grant_table_ops {
+    int (*grant)(struct xb_grant_table *table, uint16_t domid, const uint32_t *frames, uint32_t count, int readonly,
+                 uint32_t *refs);
+    int (*end)(struct xb_grant_table *table, uint32_t ref);
+    int (*grants)(const struct xb_grant_table *table, uint32_t frame, uint32_t nr_frames);
 };
 
-/* All references from XB_GRANT_TABLE_RESERVED on are free, and the lowest is handed out first. */
-void xb_grant_table_init(struct xb_grant_table *table, struct xb_grant_entry *shared, uint32_t *free, uint8_t *state,
-                         uint32_t nr_entries);
+struct xb_grant_table {
+    const struct xb_grant_table_ops *ops;
+    struct xb_grant_entry *shared; /* to be looked at; NULL if the domain cannot see who maps its pages */
+    uint32_t nr_entries;           /* of these, 0 without */
+};
 
-/* `count` references that grant nothing yet: 1, or 0 and none if there are not so many. */
-int xb_grant_table_allocate(struct xb_grant_table *table, uint32_t *refs, uint32_t count);
+/* Let `domid` map and copy these frames: 1 and a reference for each, or 0 and nothing if there is no room for so many.
+ * `refs` may be `frames`. */
+int xb_grant_table_grant(struct xb_grant_table *table, uint16_t domid, const uint32_t *frames, uint32_t count,
+                         int readonly, uint32_t *refs);
 
-/* Give references back, in order. */
-void xb_grant_table_free(struct xb_grant_table *table, const uint32_t *refs, uint32_t count);
-
-/* Let `domid` map and copy `frame`. */
-void xb_grant_table_grant(struct xb_grant_table *table, uint32_t ref, uint16_t domid, uint32_t frame, int readonly);
-
-/* 1 when the other domain can no longer touch the page, 0 while it still maps it: the reference stays granted. */
-int xb_grant_table_end_access(struct xb_grant_table *table, uint32_t ref);
+/* 1 when the other domain can no longer touch the page: the reference is free. 0 while it still maps it: it stays
+ * granted. Where mappings cannot be seen, always 1: only that we lend it no more. */
+int xb_grant_table_end(struct xb_grant_table *table, uint32_t ref);
 
 /* 1 if any reference grants one of `nr_frames` frames from `frame` on: they must not be used for anything else. */
 int xb_grant_table_grants(const struct xb_grant_table *table, uint32_t frame, uint32_t nr_frames);
 
-/* How many references can be allocated now. */
-uint32_t xb_grant_table_nr_free(const struct xb_grant_table *table);
+/* Whether it can be seen that another domain maps a page. */
+int xb_grant_table_sees_mappings(const struct xb_grant_table *table);

@@ -1,77 +1,70 @@
 """The granting side: which of a domain's pages another domain may use."""
 
 import threading
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from xenblk._native import ffi, lib
 from xenblk.abi import Domid, GrantRef
-from xenblk.errors import GrantError
-from xenblk.grants.entries import Entries
+from xenblk.errors import GrantError, UsageError
 from xenblk.grants.status import GrantStatus
-
-NR_RESERVED: Final = lib.XB_GRANT_TABLE_RESERVED
-"""References below this are Xen's own (console, xenstore) and never handed out (GNTTAB_NR_RESERVED_ENTRIES)."""
 
 
 class GrantTable:
-    """A domain's grant table, `table`: grant_entry_v1 entries in memory that Xen and the domain share.
+    """What a domain grants, behind `native`, a `struct xb_grant_table` (table.h) of one kind or another.
 
-    References are allocated last in, first out. Owned by the process that runs the domain; calls from any thread.
-    `native` is the same table for a native engine: a `struct xb_grant_table` (table.h).
+    Owned by the process that runs the domain; calls from any thread. `lent` is kept as long as the table.
     """
 
-    def __init__(self, table: memoryview) -> None:
-        self._table = Entries("xb_grant_entry", table)
-        self._entries = self._table.first
-        self.nr_entries = self._table.nr_entries
-        self._free = ffi.new("uint32_t[]", self.nr_entries)
-        self._state = ffi.new("uint8_t[]", self.nr_entries)
-        self.native: Any = ffi.new("struct xb_grant_table *")
-        lib.xb_grant_table_init(self.native, self._entries, self._free, self._state, self.nr_entries)
+    def __init__(self, native: Any, lent: Any) -> None:
+        self.native: Any = ffi.cast("struct xb_grant_table *", native)
+        self._lent = lent
         self._deferred: list[tuple[GrantRef, Callable[[], None]]] = []
         self._deferred_lock = threading.Lock()
 
-    @property
-    def free_count(self) -> int:
-        """References that can still be allocated."""
-        return lib.xb_grant_table_nr_free(self.native)
+    def grant(self, domid: Domid, frames: Sequence[int], readonly: bool = False) -> list[GrantRef]:
+        """Let `domid` map and copy these frames, for reading only if `readonly`: a reference for each, in order.
 
-    def allocate(self) -> GrantRef:
-        """A reference that grants nothing yet; GrantError when all are in use."""
-        ref = ffi.new("uint32_t *")
-        if not lib.xb_grant_table_allocate(self.native, ref, 1):
-            raise GrantError(f"all {self.nr_entries - NR_RESERVED} grant references are in use", GrantStatus.NO_SPACE)
-        return GrantRef(ref[0])
+        GrantError, and nothing is granted, if there is no room for so many.
+        """
+        refs = ffi.new("uint32_t[]", list(frames))
+        if not lib.xb_grant_table_grant(self.native, domid, refs, len(refs), readonly, refs):
+            raise GrantError(self._no_room(len(refs)), GrantStatus.NO_SPACE)
+        return [GrantRef(ref) for ref in refs]
 
-    def free(self, ref: GrantRef) -> None:
-        """Give a reference back whose access has ended."""
-        assert self._state[ref] != lib.XB_GRANT_FREE, f"reference {ref} is freed, but is not allocated"
-        assert self._state[ref] != lib.XB_GRANT_GRANTED, f"reference {ref} is freed before its access ended"
-        lib.xb_grant_table_free(self.native, ffi.new("uint32_t *", ref), 1)
+    def _no_room(self, count: int) -> str:
+        return f"there is no room for {count} grants more"
 
-    def grant_access(self, ref: GrantRef, domid: Domid, frame: int, readonly: bool = False) -> None:
-        """Let `domid` map and copy `frame`, for reading only if `readonly`."""
-        assert self._state[ref] != lib.XB_GRANT_FREE, f"reference {ref} is granted, but is not allocated"
-        assert self._state[ref] != lib.XB_GRANT_GRANTED, f"reference {ref} is granted already"
-        lib.xb_grant_table_grant(self.native, ref, domid, frame, readonly)
+    def prepare(self, domid: Domid, frames: Sequence[int]) -> None:
+        """See to it that granting these frames to `domid` will not fail, if that takes more than a reference.
 
-    def grant_reserved(self, ref: GrantRef, domid: Domid, frame: int) -> None:
-        """Let `domid` map `frame` by one of Xen's own references; it stays granted as long as the domain lives."""
-        assert ref < NR_RESERVED, f"reference {ref} is not one of Xen's own"
-        lib.xb_gnttab_grant(self._entries + ref, domid, frame, False)
+        Nobody uses them yet. GrantError if there is no room.
+        """
 
     def end_access(self, ref: GrantRef) -> bool:
-        """End it: True when the other domain can no longer touch the page, False while it still maps it."""
-        assert self._state[ref] != lib.XB_GRANT_FREE, f"access to reference {ref} ends, but it is not allocated"
-        return bool(lib.xb_grant_table_end_access(self.native, ref))
+        """End it: True when the other domain can no longer touch the page, and the reference is free.
+
+        False while it still maps it. Where mappings cannot be seen this is always True: see `sees_mappings`.
+        """
+        return bool(lib.xb_grant_table_end(self.native, ref))
+
+    @property
+    def sees_mappings(self) -> bool:
+        """Whether it can be seen that another domain maps a page."""
+        return bool(lib.xb_grant_table_sees_mappings(self.native))
 
     def flags(self, ref: GrantRef) -> int:
-        """The entry's GTF_* bits as they stand: reading (8) and writing (16) say the other domain has it mapped."""
-        return int(self._entries[ref].flags)
+        """The entry's GTF_* bits as they stand: reading (8) and writing (16) say the other domain has it mapped.
+
+        UsageError where mappings cannot be seen.
+        """
+        if not self.sees_mappings:
+            raise UsageError("this platform does not show who maps a page")
+        assert ref < self.native.nr_entries, f"reference {ref} is not one of {self.native.nr_entries}"
+        return int(self.native.shared[ref].flags)
 
     def end_access_later(self, ref: GrantRef, ended: Callable[[], None] = lambda: None) -> None:
-        """End access, and free the reference, as soon as the other domain lets go of the page.
+        """End access as soon as the other domain lets go of the page.
 
         `ended` is called then, by `end_deferred`; until then the page must not be used for anything else
         (gnttab_end_foreign_access).
@@ -85,7 +78,6 @@ class GrantTable:
             deferred, self._deferred = self._deferred, []
             for ref, ended in deferred:
                 if self.end_access(ref):
-                    self.free(ref)
                     ended()
                 else:
                     self._deferred.append((ref, ended))
@@ -94,8 +86,3 @@ class GrantTable:
     def grants(self, frame: int, nr_frames: int = 1) -> bool:
         """Whether any of these frames is granted to anyone: it must not be used for anything else then."""
         return bool(lib.xb_grant_table_grants(self.native, frame, nr_frames))
-
-    def _check(self) -> None:
-        free = sorted(self._free[0 : self.free_count])
-        assert free == [ref for ref in range(NR_RESERVED, self.nr_entries) if self._state[ref] == lib.XB_GRANT_FREE]
-        assert all(self._entries[ref].flags == lib.GTF_invalid for ref in free)

@@ -1,12 +1,11 @@
-"""What the runs cost, side by side: a table for people, JSON for programs.
+"""What the runs cost, side by side, as a table for people; result.py has the JSON for programs.
 
 The table has a row per figure and a column per mode, so that four modes fit 80 columns. A figure that nobody could
 know is n/a.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Final, NamedTuple, TextIO
 
 from rich import box
 from rich.console import Console
@@ -139,9 +138,3 @@ def print_table(table: Table, file: TextIO | None = None) -> None:
     needed = Measurement.get(console, console.options.update(max_width=_WIDTH_MAX), table).maximum
     console.width = max(console.width, needed)
     console.print(table)
-
-
-def modes_json(results: Sequence[BenchResult]) -> str:
-    """{"modes": [...]}, one object per mode, in the order of the runs."""
-    modes: list[dict[str, Any]] = [result.to_dict() for result in results]
-    return json.dumps({"modes": modes}, indent=2)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
 LEVELS: Final = frozenset({"persistent_current", "persistent_peak", "persistent_in_use"})
@@ -62,3 +62,9 @@ class BenchResult:
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """The result of `to_dict`; TypeError if a field is missing or too many."""
         return cls(**fields)
+
+
+def modes_json(results: Sequence[BenchResult]) -> str:
+    """{"modes": [...]}, one object per mode, in the order of the runs."""
+    modes: list[dict[str, Any]] = [result.to_dict() for result in results]
+    return json.dumps({"modes": modes}, indent=2)

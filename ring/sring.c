@@ -215,6 +215,21 @@ int xb_back_ring_attach(struct xb_back_ring *ring, void *page, uint32_t nr_ents,
     return XB_RING_BROKEN;
 }
 
+int xb_back_ring_restore(struct xb_back_ring *ring, const void *requests, uint32_t count)
+{
+    uint32_t waiting = load_prod(&ring->sring->req_prod) - ring->rsp_prod_pvt;
+
+    XB_ASSERT(ring->req_cons == ring->rsp_prod_pvt);
+    if (count > waiting || waiting > ring->nr_ents)
+        return XB_RING_BROKEN;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *request = (const uint8_t *)requests + (size_t)i * ring->entry_size;
+
+        memcpy(slot(ring->sring, ring->nr_ents, ring->entry_size, ring->req_cons + i), request, ring->entry_size);
+    }
+    return 0;
+}
+
 int xb_back_ring_put(struct xb_back_ring *ring, const void *response)
 {
     return xb_back_ring_put_head(ring, response, ring->entry_size);

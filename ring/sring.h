@@ -72,6 +72,11 @@ void xb_front_ring_init(struct xb_front_ring *ring, void *page, size_t page_byte
  * Returns 0, or XB_RING_BROKEN if more than nr_ents requests are. */
 int xb_back_ring_attach(struct xb_back_ring *ring, void *page, uint32_t nr_ents, uint32_t entry_size);
 
+/* Right after attach: write `count` requests, one behind the other, over the first slots that wait to be consumed. They
+ * are what a dead backend consumed and did not answer, of which its responses may have destroyed the slots. Returns 0,
+ * or XB_RING_BROKEN, and nothing is written, if fewer requests are without an answer. */
+int xb_back_ring_restore(struct xb_back_ring *ring, const void *requests, uint32_t count);
+
 /* Requests that may be put: nr_ents less those whose response is not consumed. */
 uint32_t xb_front_ring_free_slots(const struct xb_front_ring *ring);
 

@@ -8,6 +8,7 @@ page drops the ring first. Source: io/ring.h; the rules of the indexes are in sr
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Final
 
 from xenblk._native import ffi, lib
@@ -144,6 +145,25 @@ class BackRing(_Ring):
         super().__init__("xb_back_ring", page, entry_size)
         if lib.xb_back_ring_attach(self._private, self._shared, self.max_ents, entry_size) == lib.XB_RING_BROKEN:
             raise self.broken()
+
+    @property
+    def rsp_prod(self) -> int:
+        """Index of the next response to be put."""
+        return int(self._private.rsp_prod_pvt)
+
+    @property
+    def req_cons(self) -> int:
+        """Index of the next request to be consumed."""
+        return int(self._private.req_cons)
+
+    def restore(self, requests: Sequence[bytes]) -> None:
+        """Before anything is consumed: have these requests, which a dead backend consumed and did not answer, stand at
+        the head of those that wait. RingPeerError if fewer requests than these are without an answer.
+        """
+        for request in requests:
+            self._require_entry(request)
+        if lib.xb_back_ring_restore(self._private, b"".join(requests), len(requests)) == lib.XB_RING_BROKEN:
+            raise RingPeerError(f"{len(requests)} requests of this ring are unanswered, and it says that fewer are")
 
     @property
     def unanswered(self) -> int:

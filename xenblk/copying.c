@@ -16,13 +16,24 @@ void __attribute__((noipa)) xb_copy_plain(void *to, const void *from, size_t n)
     memcpy(to, from, n);
 }
 
-#if defined(__x86_64__)
-static __attribute__((target("avx"))) void stream_lines_avx(uint8_t *to, const uint8_t *from, size_t nr_lines)
+static void copy_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
 {
-    for (; nr_lines; nr_lines--, to += LINE, from += LINE) {
+    for (; nr_lines; nr_lines--, to += LINE, from += LINE, next += LINE) {
+        __builtin_prefetch(next);
+        memcpy(to, from, LINE);
+    }
+}
+
+/* The lines of streaming copies. */
+#if defined(__x86_64__)
+static __attribute__((target("avx"))) void stream_lines_avx(uint8_t *to, const uint8_t *from, const uint8_t *next,
+                                                            size_t nr_lines)
+{
+    for (; nr_lines; nr_lines--, to += LINE, from += LINE, next += LINE) {
         __m256i low = _mm256_loadu_si256((const __m256i *)from);
         __m256i high = _mm256_loadu_si256((const __m256i *)(from + 32));
 
+        __builtin_prefetch(next);
         _mm256_stream_si256((__m256i *)to, low);
         _mm256_stream_si256((__m256i *)(to + 32), high);
     }
@@ -34,22 +45,22 @@ static void stream_lines_sse2(uint8_t *to, const uint8_t *from, size_t nr_lines)
         _mm_stream_si128((__m128i *)(to + at), _mm_loadu_si128((const __m128i *)(from + at)));
 }
 
-static void stream_lines(uint8_t *to, const uint8_t *from, size_t nr_lines)
+static void stream_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
 {
     if (__builtin_cpu_supports("avx"))
-        stream_lines_avx(to, from, nr_lines);
+        stream_lines_avx(to, from, next, nr_lines);
     else
         stream_lines_sse2(to, from, nr_lines);
 }
 #else
-static void stream_lines(uint8_t *to, const uint8_t *from, size_t nr_lines)
+static void stream_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
 {
-    memcpy(to, from, nr_lines * LINE);
+    copy_lines(to, from, next, nr_lines);
 }
 #endif
 
 /* Whole lines only: a line that is streamed in part is read from memory first. */
-void xb_copy_streaming(void *to, const void *from, size_t n)
+static void copy_streaming(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t n)
 {
     size_t head = -(uintptr_t)to % LINE;
     size_t bulk;
@@ -58,14 +69,24 @@ void xb_copy_streaming(void *to, const void *from, size_t n)
         head = n;
     bulk = (n - head) / LINE * LINE;
     memcpy(to, from, head);
-    stream_lines((uint8_t *)to + head, (const uint8_t *)from + head, bulk / LINE);
-    memcpy((uint8_t *)to + head + bulk, (const uint8_t *)from + head + bulk, n - head - bulk);
+    stream_lines(to + head, from + head, next + head, bulk / LINE);
+    memcpy(to + head + bulk, from + head + bulk, n - head - bulk);
 }
 
-void xb_copy(int how, void *to, const void *from, size_t n)
+static void copy_fetching(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t n)
+{
+    size_t bulk = n / LINE * LINE;
+
+    copy_lines(to, from, next, bulk / LINE);
+    memcpy(to + bulk, from + bulk, n - bulk);
+}
+
+void xb_copy(int how, void *to, const void *from, size_t n, const void *next)
 {
     if (how == XB_COPY_STREAMING)
-        xb_copy_streaming(to, from, n);
+        copy_streaming(to, from, next ? next : from, n);
+    else if (next)
+        copy_fetching(to, from, next, n);
     else
         xb_copy_plain(to, from, n);
 }

@@ -7,14 +7,13 @@
 #define XB_COPY_PLAIN 0
 #define XB_COPY_STREAMING 1
 
-/* Copy `n` bytes; the two must not overlap. Any address and length will do; whole aligned lines are fast. */
+/* Copy `n` bytes with plain stores; the two must not overlap. Any address and length will do. */
 void xb_copy_plain(void *to, const void *from, size_t n);
 
-/* The same with stores past the caches where the CPU has them. A fence is needed before the index is published. */
-void xb_copy_streaming(void *to, const void *from, size_t n);
-
-/* One of the two. */
-void xb_copy(int how, void *to, const void *from, size_t n);
+/* Copy `n` bytes with either store; whole aligned lines are fast. A streaming store needs a fence before the index is
+ * published. Meanwhile as many bytes at `next` are fetched into the caches, line by line: what the copy after this one
+ * touches comes while this one keeps the CPU busy. It is a hint, and never faults; NULL: nothing is fetched. */
+void xb_copy(int how, void *to, const void *from, size_t n, const void *next);
 
 /* Between the last copy of a batch and the store that publishes it: the peer sees the bytes before the index. */
 void xb_copy_fence(int how);

@@ -1,6 +1,8 @@
 """Files and block devices that may be a disk: opening them, and what they can do."""
 
+import contextlib
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -36,7 +38,14 @@ def open_image(path: str, read_only: bool, direct: bool) -> int:
         os.close(fd)
         raise
     os.set_blocking(fd, True)
+    _leave_access_time(fd)
     return fd
+
+
+def _leave_access_time(fd: int) -> None:
+    """Reads look at no time, which is a twentieth of what a page costs; only a file's owner may have that so."""
+    with contextlib.suppress(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NOATIME)
 
 
 def _require_disk_file(path: str, fd: int) -> None:

@@ -3,6 +3,7 @@
 Nothing above a platform knows which one it has.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +48,12 @@ class Memory(Protocol):
 
     def free_page(self, page: Page) -> None:
         """Give a page back that no other domain maps any more."""
+
+    def allocate_pages(self, count: int, /) -> list[Page]:
+        """So many zeroed pages, wherever they are, or none: UsageError."""
+
+    def free_pages(self, pages: Iterable[Page], /) -> None:
+        """As `free_page`, for many at once."""
 
     def allocate_run(self, nr_pages: int) -> list[Page]:
         """Zeroed pages at consecutive addresses; `join` gives one view of them."""
@@ -99,6 +106,9 @@ class Platform(Protocol):
 
     def counters_dir(self) -> Path:
         """Where those files are."""
+
+    def journals_dir(self) -> Path:
+        """Where backends leave what the next one needs: a folder as lasting as the domains."""
 
     def halt(self) -> None:
         """Shut this domain down in good order, before `close`."""

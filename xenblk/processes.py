@@ -6,7 +6,6 @@ however it dies, the host sees the end of its lifeline and ends, and every other
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -121,8 +120,10 @@ class Program:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send it a signal. After SIGSTOP all its threads stand still; without that some would run on for a while."""
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def kill(self) -> None:
         """SIGKILL, for tests of what a crash leaves behind."""
@@ -161,7 +162,7 @@ class HostProcess:
     """`xenblk host` in a run directory of its own, which is gone when the host is."""
 
     def __init__(self) -> None:
-        self.run_dir = Path(tempfile.gettempdir()) / f"xenblk-{os.getpid()}-{secrets.token_hex(4)}"
+        self.run_dir = Path(tempfile.gettempdir()) / f"xenblk-{os.getpid()}-{os.urandom(4).hex()}"
         end, self._lifeline = os.pipe()
         try:
             self.command = Command(["host", "--run-dir", str(self.run_dir), "--lifeline", str(end)], [end])

@@ -6,7 +6,9 @@ before anything is put in it, because children inherit them.
 """
 
 import dataclasses
+import re
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from xenblk.abi import DOM0, Domid
@@ -18,9 +20,15 @@ from xenblk.xenstore.client import Xenstore, XenstoreTransaction
 
 _POLL_S: Final = 0.005
 MODES: Final = ("r", "w")
-
-
 DEVICE_TYPES: Final = ("disk", "cdrom")
+BACKEND_TYPE: Final = "vbd"
+"""The folder of a domain's `backend` that has block devices, unless somebody chooses another."""
+
+
+def check_backend_type(name: str) -> None:
+    """UsageError unless `name` can be the name of such a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise UsageError(f"a backend's type is 1 to 64 letters, digits, - and _, not {name[:80]!r}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,7 +36,8 @@ class DiskOptions:
     """What a toolstack may say of a disk beside where it is: `sector_size`, 512 unless the disk has one, in bytes.
 
     `discard_enable` lets the backend offer discard, if the disk has it. A frontend whose backend is not `trusted`
-    shares no page with it but those of its pool. UsageError for what no disk has.
+    shares no page with it but those of its pool. `backend_type` says which of a domain's backends is to serve it, and
+    `backend_nodes` what else that one needs in its directory, or needs otherwise. UsageError for what no disk has.
     """
 
     sector_size: int | None = None
@@ -36,12 +45,18 @@ class DiskOptions:
     removable: bool = False
     discard_enable: bool = True
     trusted: bool = True
+    backend_type: str = BACKEND_TYPE
+    backend_nodes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.sector_size not in (None, *SECTOR_SIZES):
             raise UsageError(f"a disk's sector size is 512 or 4096 bytes, not {self.sector_size}")
         if self.device_type not in DEVICE_TYPES:
             raise UsageError(f"a device is a disk or a cdrom, not {self.device_type!r}")
+        check_backend_type(self.backend_type)
+        for key in self.backend_nodes:
+            if not re.fullmatch(r"[A-Za-z0-9_@-]{1,64}", key):
+                raise UsageError(f"a node's name is 1 to 64 letters, digits, - _ and @, not {key[:80]!r}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,9 +82,9 @@ def frontend_path(domid: Domid, handle: int) -> str:
     return f"/local/domain/{domid}/device/vbd/{handle}"
 
 
-def backend_path(backend_id: Domid, domid: Domid, handle: int) -> str:
+def backend_path(backend_id: Domid, domid: Domid, handle: int, backend_type: str = BACKEND_TYPE) -> str:
     """The backend's directory."""
-    return f"/local/domain/{backend_id}/backend/vbd/{domid}/{handle}"
+    return f"/local/domain/{backend_id}/backend/{backend_type}/{domid}/{handle}"
 
 
 def attach(
@@ -92,11 +107,12 @@ def attach(
     if store.exists(frontend_path(domid, handle)):
         raise UsageError(f"domain {domid} has a disk {vdev_name(handle)} already")
     wanted = options or DiskOptions()
+    back = backend_path(backend_id, domid, handle, wanted.backend_type)
     store.transact(lambda transaction: _make_nodes(transaction, domid, handle, params, mode, backend_id, wanted))
     try:
-        _wait_for_hotplug(store, backend_path(backend_id, domid, handle), timeout_s)
+        _wait_for_hotplug(store, back, timeout_s)
     except BaseException:
-        _remove_nodes(store, backend_id, domid, handle)
+        _remove_nodes(store, frontend_path(domid, handle), back)
         raise
 
 
@@ -109,7 +125,7 @@ def _make_nodes(
     backend_id: Domid,
     options: DiskOptions,
 ) -> None:
-    front, back = frontend_path(domid, handle), backend_path(backend_id, domid, handle)
+    front, back = frontend_path(domid, handle), backend_path(backend_id, domid, handle, options.backend_type)
     _make(
         store,
         back,
@@ -127,6 +143,7 @@ def _make_nodes(
             "mode": mode,
             "device-type": options.device_type,
             "discard-enable": str(int(options.discard_enable)),
+            **options.backend_nodes,
         },
     )
     if options.sector_size is not None:
@@ -174,7 +191,9 @@ def detach(store: Xenstore, domid: Domid, handle: int, timeout_s: float = 10.0) 
     def ask(transaction: XenstoreTransaction) -> None:
         if transaction.exists(f"{back}/state"):
             transaction.write(f"{back}/online", "0")
-            transaction.write(f"{back}/state", str(int(XenbusState.CLOSING)))
+            # One that has closed has nothing to do, and may never look here again.
+            if parse_state(transaction.read(f"{back}/state")) is not XenbusState.CLOSED:
+                transaction.write(f"{back}/state", str(int(XenbusState.CLOSING)))
 
     store.transact(ask)
     deadline_s = time.monotonic() + timeout_s
@@ -182,14 +201,12 @@ def detach(store: Xenstore, domid: Domid, handle: int, timeout_s: float = 10.0) 
         if parse_state(store.read(f"{back}/state", "")) in (XenbusState.CLOSED, XenbusState.UNKNOWN):
             break
         time.sleep(_POLL_S)
-    _remove_nodes(store, Domid(int(back.split("/")[3])), domid, handle)
+    _remove_nodes(store, front, back)
 
 
-def _remove_nodes(store: Xenstore, backend_id: Domid, domid: Domid, handle: int) -> None:
-    front = frontend_path(domid, handle)
+def _remove_nodes(store: Xenstore, front: str, back: str) -> None:
     if store.exists(front):
         store.rm(front)
-    back = backend_path(backend_id, domid, handle)
     store.prune(back)
     store.prune(back.replace("/backend/", "/error/backend/", 1))
 

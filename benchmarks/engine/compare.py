@@ -27,7 +27,7 @@ from ours import Work
 from placement import MOVED, places
 from programs import Figures, cacheline_ns
 from servers import PeerError
-from table import plot, show
+from table import check_plot, plot, show
 
 from xenblk.errors import XenblkError
 from xenblk.harness import progress_bar
@@ -189,18 +189,20 @@ def main(
     **options: Any,
 ) -> None:
     """Blocks a second through the limit, xenblk's modes and others, in turns, in one run."""
+    if picture is not None:
+        check_plot()
     options["disk_bytes"] = disk_mib << 20
     sessions = [measure(place, list(works), only, options) for place in _places(where)]
     rows = summarise([one for session in sessions for one in session.measured], foreign_max)
     not_measured = [{"name": n, "why": why} for session in sessions for n, why in session.not_measured.items()]
-    if picture is not None:
-        plot(rows, picture)
+    run = {"rounds": options["rounds"], "seconds": options["seconds"]}
     if as_json:
         machine = {"cpus": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-        run = {"rounds": options["rounds"], "seconds": options["seconds"]}
         click.echo(json.dumps({"machine": machine, **run, "rows": rows, "not_measured": not_measured}, indent=2))
-        return
-    show(rows, not_measured, f"median (least..most) of up to {options['rounds']} rounds of {options['seconds']:g} s")
+    else:
+        show(rows, not_measured, f"median (least..most) of up to {run['rounds']} rounds of {run['seconds']:g} s")
+    if picture is not None:
+        plot(rows, picture)
 
 
 if __name__ == "__main__":

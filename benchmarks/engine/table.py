@@ -47,15 +47,21 @@ def _cells(row: Row) -> list[str]:
     return [span, ratio, *others, f"{row['n']}{busy}"]
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Bars of the medians with their spread, a panel for each section. ClickException without matplotlib."""
+def check_plot() -> None:
+    """ClickException if matplotlib is not installed, before anybody waits for figures."""
     try:
-        import matplotlib  # noqa: PLC0415 - an extra
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot  # noqa: PLC0415
+        import matplotlib  # noqa: F401, PLC0415 - an extra
     except ImportError:
-        raise click.ClickException("a plot needs matplotlib: pip install 'xenblk[plot]'") from None
+        raise click.ClickException("a plot needs matplotlib, which is not installed: pip install -e .[plot]") from None
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Bars of the medians with their spread, a panel for each section."""
+    import matplotlib  # noqa: PLC0415
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
     sections = list(dict.fromkeys((row["work"], row["place"]) for row in rows))
     height_in = sum(_BAR_HEIGHT_IN * sum((r["work"], r["place"]) == s for r in rows) + 0.9 for s in sections)
     ratios = [sum((r["work"], r["place"]) == s for r in rows) + 2 for s in sections]

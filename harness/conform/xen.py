@@ -1,56 +1,59 @@
 """The Xen that a conformance run is in, as its toolstack sees it: domains, devices, and what is left of them."""
 
+import abc
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final, Self
 
 from xenblk.abi import DOM0, Domid
-from xenblk.emulated.control import ControlClient
-from xenblk.emulated.platform import EmulatedPlatform
-from xenblk.emulated.rundir import RunDirectory
-from xenblk.errors import HostError
-from xenblk.toolstack import backend_path, frontend_path
+from xenblk.platform import Platform
+from xenblk.toolstack import BACKEND_TYPE, backend_path, frontend_path
 from xenblk.vdev import vdev_name
 from xenblk.xenstore.client import Xenstore, XenstoreTransaction
 
 
-class Xen:
-    """The emulated Xen in `run_dir`, in which somebody serves the disks of domain `backend_id`."""
+class Xen(abc.ABC):
+    """A Xen in which somebody serves the disks of domain `backend_id` that are below its backend/`backend_type`.
 
-    def __init__(self, run_dir: Path, backend_id: Domid = DOM0) -> None:
-        self.run_dir = run_dir
-        self.backend_id = backend_id
-        directory = RunDirectory(run_dir)
-        with contextlib.ExitStack() as undo:
-            self._control = ControlClient(directory.control)
-            undo.callback(self._control.close)
-            self.store = undo.enter_context(Xenstore(str(directory.xenstore(DOM0))))
-            self._undo = undo.pop_all()
+    What differs between an emulated one and a real one is abstract here. `store`, a toolstack's, is closed with it.
+    """
 
-    @contextlib.contextmanager
-    def guest(self) -> Iterator[EmulatedPlatform]:
-        """A new domain with this process as its kernel; gone, crashed if need be, when the block ends."""
-        domid = Domid(self._control.call("create", domid=None)[0]["domid"])
-        try:
-            platform = EmulatedPlatform(self.run_dir, domid)
-            try:
-                yield platform
-            finally:
-                platform.close()
-        finally:
-            with contextlib.suppress(HostError):
-                self._control.call("destroy", domid=domid)  # if its kernel's end has not done that
+    has_own_guests: bool
+    """Whether `guest` makes domains, that can die and may not do everything: else all are the domain we run in."""
 
+    def __init__(self, store: Xenstore, backend_id: Domid = DOM0, backend_type: str = BACKEND_TYPE) -> None:
+        self.backend_id: Final = backend_id
+        self.backend_type: Final = backend_type
+        self.store: Final = store
+        self._undo = contextlib.ExitStack()
+        self._undo.callback(store.close)
+
+    @abc.abstractmethod
+    def guest(self) -> contextlib.AbstractContextManager[Platform]:
+        """A domain with this process as its kernel; all that it has is given back when the block ends."""
+
+    @abc.abstractmethod
+    def handle(self, wanted: int) -> int:
+        """The number of a new device, `wanted` where a guest's devices are its own."""
+
+    @abc.abstractmethod
     def pins(self, domid: Domid) -> int:
-        """How many pins there are on a domain's pages, also after it died."""
-        domains = self._control.call("status")[0]["domains"]
-        return sum(domain["pins"] for domain in domains if domain["domid"] == domid)
+        """How many pins there are on a domain's pages, also after it died; only where guests are domains."""
+
+    @abc.abstractmethod
+    def disk_nodes(self, disk: str) -> dict[str, str | None]:
+        """What a toolstack tells the backend of its disk."""
+
+    @abc.abstractmethod
+    def resized(self, disk: Path) -> None:
+        """A file that is a disk has another size now."""
 
     def attach(
         self, domid: Domid, handle: int, back: Mapping[str, str | None], front: Mapping[str, str | None]
     ) -> None:
         """Make a device's nodes: what libxl writes, with these changes; None leaves a node out."""
-        paths = frontend_path(domid, handle), backend_path(self.backend_id, domid, handle)
+        paths = frontend_path(domid, handle), self._backend_path(domid, handle)
         front_nodes: dict[str, str | None] = {
             "backend": paths[1],
             "backend-id": str(self.backend_id),
@@ -81,17 +84,20 @@ class Xen:
 
     def remove(self, domid: Domid, handle: int) -> None:
         """Remove what is left of a device's nodes."""
-        front, back = frontend_path(domid, handle), backend_path(self.backend_id, domid, handle)
+        front, back = frontend_path(domid, handle), self._backend_path(domid, handle)
         if self.store.exists(front):
             self.store.rm(front)
         self.store.prune(back)
         self.store.prune(back.replace("/backend/", "/error/backend/", 1))
 
+    def _backend_path(self, domid: Domid, handle: int) -> str:
+        return backend_path(self.backend_id, domid, handle, self.backend_type)
+
     def close(self) -> None:
         """Leave; the Xen goes on."""
         self._undo.close()
 
-    def __enter__(self) -> "Xen":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc_info: object) -> None:

@@ -42,6 +42,12 @@ class BackendQuirks:
     """A `feature-persistent` that is neither 0 nor 1 is refused."""
     refuses_empty: bool = True
     """A read or write of no segments is an error."""
+    says_refusals: bool = True
+    """A frontend that is refused is told so by Closing and a node below error/; otherwise it waits for ever."""
+    attaches: bool = False
+    """A ring is taken over where its responses end, if it is one; otherwise it begins at 0 whatever it says."""
+    garbled_is_unknown: bool = True
+    """A frontend's state that is no number counts as Unknown; otherwise it is ignored."""
     refuses_states: bool = False
     """A frontend in InitWait, Reconfiguring or Reconfigured is refused."""
     wide_units: bool = False
@@ -50,6 +56,10 @@ class BackendQuirks:
     """So do first_sect and last_sect."""
     wants_large_sectors: bool = False
     """With other sectors than 512 bytes the frontend must write `feature-large-sector-size`."""
+    wraps: bool = False
+    """A request begins at its sector times the size of one modulo 2**64."""
+    follows_size: bool = False
+    """When its disk has another size, it publishes that, and writes its state again so that the frontend looks."""
     failure_nodes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Written, beside the error, when a connection cannot be set up."""
 
@@ -79,7 +89,9 @@ LINUX: Final = BackendQuirks(
     max_queues=4,
     max_indirect_segments=256,
     max_persistent_grants=1056,
+    attaches=True,
     refuses_states=True,
+    follows_size=True,
 )
 
 QEMU: Final = BackendQuirks(
@@ -101,9 +113,11 @@ QEMU: Final = BackendQuirks(
     connect_nodes={},
     copies=True,
     refuses_empty=False,
+    says_refusals=False,
     wide_units=True,
     wide_segments=True,
     wants_large_sectors=True,
+    wraps=True,
 )
 
 TAPDISK: Final = BackendQuirks(
@@ -118,6 +132,8 @@ TAPDISK: Final = BackendQuirks(
     connect_nodes=_PROPERTIES,
     copies=True,
     strict_persistent_key=True,
+    says_refusals=False,
+    garbled_is_unknown=False,
 )
 
 FREEBSD: Final = BackendQuirks(

@@ -46,6 +46,8 @@ class RequestPath:
         segments = self._backend.segments(request, self._keeps())
         lengths = [(s.last_sect - s.first_sect + 1) * self._segment_unit for s in segments]
         start = request.sector_number * self._sector_unit
+        if self._quirks.wraps:
+            start %= 1 << 64
         if not all(self._within_page(segment) for segment in segments):
             return ERROR
         if operation != BlkifOp.READ and self._disk.read_only:

@@ -21,11 +21,13 @@ from xenblk.harness.doubles.backend_requests import RequestPath
 from xenblk.harness.wire.back_ring import RawBackRing
 from xenblk.harness.wire.backend import RawBackend
 from xenblk.platform import Platform
-from xenblk.xenbus import BackendAction, XenbusState, backend_action
+from xenblk.xenbus import BackendAction, XenbusState, backend_action, parse_state
 
 _log: Final = logging.getLogger("xenblk.doubles")
 
 _IDLE_S: Final = 0.001
+_DEVICE_DEPTH: Final = 7
+"""Slashes in /local/domain/0/backend/vbd/1/51712."""
 
 
 class DeviceDouble:
@@ -67,7 +69,10 @@ class DeviceDouble:
 
     def frontend_changed(self) -> None:
         """Follow the frontend."""
-        action = backend_action(self._state, self.backend.frontend_state)
+        text = self.backend.store.read(f"{self.backend.frontend_path}/state", "")
+        if not self._quirks.garbled_is_unknown and text and not text.isdecimal():
+            return
+        action = backend_action(self._state, parse_state(text))  # of what was looked at, not of what is there by now
         if action is BackendAction.CONNECT:
             self._connect()
         elif action is BackendAction.PREPARE:
@@ -86,7 +91,8 @@ class DeviceDouble:
         store = self.backend.store
         wanted = store.read(f"{self.backend.path}/online", "0") == "1" and store.exists(self.backend.frontend_path)
         in_use = (XenbusState.INITIALISED, XenbusState.CONNECTED, XenbusState.CLOSING)
-        if not wanted and self.backend.frontend_state not in in_use:
+        refused = self._state is XenbusState.CLOSING  # and stays so until its frontend is Closed, or gone
+        if not wanted and not refused and self.backend.frontend_state not in in_use:
             self._disconnect()
             self._switch(XenbusState.CLOSED)
             store.prune(self.backend.path)
@@ -128,7 +134,9 @@ class DeviceDouble:
             prefix = f"queue-{queue}/" if nr_queues > 1 else ""
             refs = ring_refs_as(quirks, keys, prefix)
             ring = self.backend.attach_ring(refs, EvtchnPort(_uint(keys, f"{prefix}event-channel")), abi)
-            if ring.pending > ring.nr_ents:
+            if not quirks.attaches:
+                ring.req_cons = ring.rsp_prod_pvt = 0
+            elif ring.pending > ring.nr_ents:
                 raise BlkifPeerError(f"{ring.pending} requests are unanswered on a ring of {ring.nr_ents}")
         return persistent == "1" and quirks.max_persistent_grants > 0
 
@@ -138,6 +146,9 @@ class DeviceDouble:
 
     def _refuse(self, why: Exception) -> None:
         self._disconnect()
+        if not self._quirks.says_refusals:
+            _log.info("%s: %s", self.backend.path, why)
+            return
         home, _, node = self.backend.path.partition("/backend/")
         text = str(why).encode("ascii", "replace").decode()
         self.backend.store.write(f"{home}/error/backend/{node}/error", f"22 {text}")
@@ -151,7 +162,17 @@ class DeviceDouble:
 
     def serve(self) -> bool:
         """Answer what is on the rings; whether there was anything."""
-        return any([self._serve(ring) for ring in self.backend.rings]) if self._path else False
+        served = any([self._serve(ring) for ring in self.backend.rings]) if self._path else False
+        if served and self._quirks.follows_size:
+            self._look_at_size()
+        return served
+
+    def _look_at_size(self) -> None:
+        assert self._disk is not None
+        before = self._disk.size
+        if self._disk.find_size() != before:
+            sectors = self._filled(self._quirks.connect_nodes)["sectors"]
+            self.backend.write({"sectors": sectors, "state": str(int(self._state))})
 
     def _serve(self, ring: RawBackRing) -> bool:
         served = False
@@ -208,7 +229,8 @@ class BackendDouble:
 
     def _on_event(self, path: str, token: str) -> None:
         if token == self._root:
-            self._look_for_devices()
+            if path.endswith("/state") or path.count("/") < _DEVICE_DEPTH + 1:
+                self._look_for_devices()
             device = self._devices.get("/".join(path.split("/")[:8]))
             step = DeviceDouble.online_changed
             if device is None or not path.endswith("/online"):
@@ -254,10 +276,11 @@ class BackendDouble:
 
 def ring_refs_as(quirks: BackendQuirks, keys: Mapping[str, str], prefix: str) -> list[GrantRef]:
     """The pages of a ring as this backend reads the keys; BlkifPeerError if they are not there or too many."""
-    order = _uint(keys, "ring-page-order", "0")
+    said = keys.get("ring-page-order", "").isdecimal()  # what is no number is not there
+    order = _uint(keys, "ring-page-order") if said else 0
     if order > quirks.max_ring_page_order:
         raise BlkifPeerError(f"requested ring page order {order} exceeds {quirks.max_ring_page_order}")
-    if order == 0 and not ("ring-page-order" in keys and quirks.order_renames_ring_ref):
+    if order == 0 and not (said and quirks.order_renames_ring_ref):
         return [GrantRef(_uint(keys, f"{prefix}ring-ref"))]
     return [GrantRef(_uint(keys, f"{prefix}ring-ref{page}")) for page in range(1 << order)]
 

@@ -14,7 +14,7 @@ from xenblk.blkif import (
     IndirectRequest,
     Request,
 )
-from xenblk.errors import BlkifPeerError
+from xenblk.harness.wire.back_ring import effective_operation
 from xenblk.harness.wire.frontend import GrantedPage, RawFrontend
 
 _SEGMENT: Final = struct.Struct("<IBBxx")
@@ -67,23 +67,22 @@ class Requests:
             tables[-1].view[: len(part)] = part
         return tables
 
-    def take_back(self, piece: Piece) -> None:
+    def take_back(self, piece: Piece) -> bool:
         """The request is answered: copy what was read, keep or end its pages.
 
-        BlkifPeerError for a page that is still mapped though that was not negotiated.
+        False if one is still mapped though that was not negotiated; it stays granted then.
         """
-        if piece.request.operation == BlkifOp.READ or getattr(piece.request, "indirect_op", None) == BlkifOp.READ:
+        if effective_operation(piece.request) == BlkifOp.READ:
             for at, page in enumerate(piece.data):
                 part = piece.buffer[at * PAGE_SIZE : (at + 1) * PAGE_SIZE]
                 part[:] = page.view[: part.nbytes]
-        for page in (*piece.data, *piece.tables):
-            self._put_back(page)
+        return all([self._put_back(page) for page in (*piece.data, *piece.tables)])
 
     def _page(self) -> GrantedPage:
         return self._pool.popleft() if self._pool else self._frontend.page()
 
-    def _put_back(self, page: GrantedPage) -> None:
+    def _put_back(self, page: GrantedPage) -> bool:
         if page.mapped and self.persistent:
             self._pool.appendleft(page)
-        elif not self._frontend.release(page):
-            raise BlkifPeerError("a page is still mapped after its response, and persistence was not negotiated")
+            return True
+        return self._frontend.release(page)

@@ -5,48 +5,55 @@
     frontend.write(0, data)
     frontend.close()
 
-Not doubled: they notify the backend more often than they must, and their requests wait for each other.
+Or several operations at a time: `start_read` and its like return at once, and `poll` does what there is to do.
 """
 
-import contextlib
+import dataclasses
 import errno
 import functools
-import itertools
-import os
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, DOM0, PAGE_SIZE, SECTOR_SIZE, Domid
-from xenblk.blkif import NATIVE, BlkifOp, BlkifRequest, BlkifResponse, BlkifStatus, DiscardRequest, Request
+from xenblk.blkif import NATIVE, VDISK_READONLY, BlkifOp, BlkifRequest, DiscardRequest, Request
 from xenblk.errors import BlkifPeerError
-from xenblk.harness.doubles.frontend_quirks import QUIRKS, FrontendQuirks
+from xenblk.harness.doubles.frontend_operations import Operation, Queues
+from xenblk.harness.doubles.frontend_quirks import QUIRKS, Follows, FrontendQuirks
 from xenblk.harness.doubles.frontend_requests import Piece, Requests
+from xenblk.harness.wire.deadline import wait_for
 from xenblk.harness.wire.frontend import RawFrontend
 from xenblk.harness.wire.ring import RawRing
 from xenblk.platform import Platform
 from xenblk.xenbus import XenbusState as S
 
-_POINTER: Final = 0xFFFF_8880_0000_0000
-_POINTER_STEP: Final = 192
+_OPTIONS: Final = {
+    "ring_page_order": "ring_page_order_max",
+    "nr_queues": "queues_max",
+    "max_indirect_segments": "indirect_segments_max",
+    "feature_persistent": "persistent",
+}
 
 
 class FrontendDouble:
-    """The frontend of device `handle` as `quirks` say. One thread uses it; offsets and lengths are multiples of 512.
+    """The frontend of device `handle` as `quirks` say; `options` are those that its quirks name.
 
-    Deadlines are those of xenblk.harness.wire; BlkifPeerError for a backend that breaks the protocol or lacks a node
-    that this frontend cannot do without; OSError for what the backend answers with an error.
+    One thread uses it; offsets and lengths are multiples of 512. Deadlines are those of xenblk.harness.wire;
+    BlkifPeerError for a backend that lacks a node that this frontend cannot do without; OSError for what the backend
+    answers with an error, and for what this frontend's own system does not let through.
     """
 
-    def __init__(self, quirks: FrontendQuirks, platform: Platform, handle: int, backend_id: Domid = DOM0) -> None:
-        self.quirks = quirks
+    def __init__(
+        self, quirks: FrontendQuirks, platform: Platform, handle: int, backend_id: Domid = DOM0, **options: Any
+    ) -> None:
+        changed = {_OPTIONS[name]: value for name, value in options.items() if name in _OPTIONS}
+        self.quirks = dataclasses.replace(quirks, **changed)
         self.size = 0
         self.read_only = False
         self._handle = handle
         self._frontend = RawFrontend(platform, handle, backend_id)
-        self._rings: list[RawRing] = []
-        self._refused: set[str] = set()
-        self._numbers = itertools.count()
         self._requests = Requests(self._frontend, handle)
+        self._queues: Queues | None = None
+        self._refuses = self._dead = self._leaves = False
 
     # Life
 
@@ -54,27 +61,33 @@ class FrontendDouble:
         """Shake hands."""
         if self.quirks.waits_for_init_wait:
             self._frontend.await_backend(S.INITWAIT, S.INITIALISED, S.CONNECTED)
-        self._rings = self._make_rings()
-        self._frontend.write(self._keys())
+        rings = self._make_rings()
+        self._frontend.write(self._keys(rings))
         self._frontend.switch(self.quirks.published)
         self._frontend.await_backend(S.CONNECTED)
         self._read_properties()
+        self._queues = Queues(self.quirks, self._requests, rings)
         if self.quirks.published is not S.CONNECTED:
             self._frontend.switch(S.CONNECTED)
+        self._frontend.store.watch(f"{self._frontend.backend_path}/state", "state")
+
+    def _number(self, key: str) -> int:
+        return self.quirks.numbers.read(key, self._frontend.backend_node(key))
 
     def _make_rings(self) -> list[RawRing]:
-        order = min(self.quirks.ring_page_order_max, self._frontend.backend_number("max-ring-page-order"))
-        count = min(self.quirks.queues_max, self._frontend.backend_number("multi-queue-max-queues", 1))
-        return [self._frontend.ring(NATIVE, order) for _ in range(max(1, count))]
+        quirks, key = self.quirks, "multi-queue-max-queues"
+        order = min(quirks.ring_page_order_max, self._frontend.backend_number("max-ring-page-order"))
+        offered = self._number(key) if key in quirks.needs else self._frontend.backend_number(key, 1)
+        return [self._frontend.ring(NATIVE, order) for _ in range(max(1, min(quirks.queues_max, offered)))]
 
-    def _keys(self) -> dict[str, str | None]:
+    def _keys(self, rings: list[RawRing]) -> dict[str, str | None]:
         keys: dict[str, str | None] = dict(self.quirks.keys)
-        for at, ring in enumerate(self._rings):
-            folder = f"queue-{at}/" if len(self._rings) > 1 else ""
+        for at, ring in enumerate(rings):
+            folder = f"queue-{at}/" if len(rings) > 1 else ""
             for key, value in ring.keys().items():
                 keys[key if key == "ring-page-order" else folder + key] = value
-        if len(self._rings) > 1:
-            keys["multi-queue-num-queues"] = str(len(self._rings))
+        if len(rings) > 1 or self.quirks.always_says_queues:
+            keys["multi-queue-num-queues"] = str(len(rings))
         if self.quirks.writes_protocol:
             keys["protocol"] = NATIVE.protocol
         if self.quirks.persistent:
@@ -82,21 +95,25 @@ class FrontendDouble:
         return keys
 
     def _read_properties(self) -> None:
-        number = self._frontend.backend_number
-        for key in ("sectors", "sector-size", "info", *self.quirks.needs):
-            if self._frontend.backend_node(key) is None:
-                raise BlkifPeerError(f"this frontend cannot do without the backend's node {key}")
-        self._sector_size = number("sector-size")
-        self.size = number("sectors") * (self._sector_size if self.quirks.size_in_sector_size else SECTOR_SIZE)
-        self.read_only = bool(number("info") & 4)
-        self._requests.persistent = self.quirks.persistent and number("feature-persistent") == 1
+        quirks, number = self.quirks, self._frontend.backend_number
+        found = {key: self._number(key) for key in quirks.reads}
+        mode = self._frontend.backend_node("mode")
+        if mode is None and "mode" in quirks.needs:
+            raise BlkifPeerError("this frontend cannot do without the backend's node mode")
+        self._sector_size = found["sector-size"]
+        self._set_size(found["sectors"])
+        self.read_only = (mode or "w")[0] == "r" if quirks.read_only_by_mode else bool(found["info"] & VDISK_READONLY)
+        self._requests.persistent = quirks.persistent and number("feature-persistent") == 1
         self._requests.segments_max = max(
-            BLKIF_MAX_SEGMENTS_PER_REQUEST,
-            min(self.quirks.indirect_segments_max, number("feature-max-indirect-segments")),
+            BLKIF_MAX_SEGMENTS_PER_REQUEST, min(quirks.indirect_segments_max, number("feature-max-indirect-segments"))
         )
+
+    def _set_size(self, sectors: int) -> None:
+        self.size = sectors * (self._sector_size if self.quirks.size_in_sector_size else SECTOR_SIZE)
 
     def close(self) -> None:
         """Leave in good order: Closing, Closed, each answered; then give everything back."""
+        self._queues = None
         try:
             self._frontend.switch(S.CLOSING)
             self._frontend.await_backend(S.CLOSING, S.CLOSED, S.UNKNOWN)
@@ -113,94 +130,130 @@ class FrontendDouble:
             self._frontend.await_backend(S.INITWAIT, S.UNKNOWN)
             self._frontend.write(dict.fromkeys(("ring-ref", "event-channel")))
 
+    # Once connected
+
+    def poll(self) -> None:
+        """Follow the backend, take what it answered, send what waits."""
+        if self._queues is None or self._dead:
+            return
+        while self._frontend.store.next_event(0) is not None:
+            self._backend_changed(self._frontend.backend_state())
+        self._queues.poll()
+        if self._leaves and not self._queues.in_flight:
+            self._leaves = False
+            self._frontend.switch(S.CLOSED)
+
+    def _backend_changed(self, state: S) -> None:
+        if state in self.quirks.deadly:
+            self._dead = True
+        elif state is S.CONNECTED and self.quirks.follows_size:
+            self._set_size(self._frontend.backend_number("sectors"))
+        elif state in (S.CLOSING, S.CLOSED) and not self._refuses:
+            self._backend_closes()
+
+    def _backend_closes(self) -> None:
+        self._refuses = self.quirks.follows_closing is not Follows.NOTHING
+        if self.quirks.follows_closing is Follows.AT_ONCE:
+            self._frontend.switch(S.CLOSED)
+        elif self._queues is not None and self._refuses:
+            self._queues.fail_waiting()
+            self._leaves = True
+
     # Data
 
-    def read(self, offset: int, nr_bytes: int) -> bytes:
+    def start_read(self, offset: int, nr_bytes: int) -> Operation:
         """Read from the disk."""
-        data = bytearray(nr_bytes)
-        self._transfer(BlkifOp.READ, offset, memoryview(data))
-        return bytes(data)
+        return self._transfer(BlkifOp.READ, offset, Operation(nr_bytes))
+
+    def start_write(self, offset: int, data: bytes) -> Operation:
+        """Write to the disk."""
+        operation = Operation(len(data))
+        operation.data[:] = data
+        return self._transfer(BlkifOp.WRITE, offset, operation)
+
+    def start_flush(self) -> Operation:
+        """Make durable what was written, by whichever way the backend offers; done at once if it offers none."""
+        operation, queues = Operation(), self._working()
+        offered = [op for key, op in self.quirks.flushes if self._frontend.backend_number(key)]
+        if queues is None:
+            return operation.fail(errno.EIO)
+        if not offered and self.quirks.flush_needed:
+            return operation.fail(errno.EOPNOTSUPP)
+        for op in offered if self.quirks.flushes_all_ways else offered[:1]:
+            if op not in queues.withdrawn:
+                self._add(operation, BlkifRequest(op, self._handle, 0, 0, 0, ()))
+        return operation
+
+    def start_discard(self, offset: int, nr_bytes: int) -> Operation:
+        """Say that a range is not needed any more, if backend and frontend know how to."""
+        operation, queues = Operation(), self._working()
+        if queues is None or self._not_let_through(offset, nr_bytes):
+            return operation.fail(errno.EIO)
+        wanted = self.quirks.discards and self._frontend.backend_number("feature-discard")
+        if wanted and BlkifOp.DISCARD not in queues.withdrawn:
+            sector = offset // self._sector_unit
+            self._add(operation, DiscardRequest(self._handle, 0, sector, nr_bytes // SECTOR_SIZE))
+        return operation
+
+    def read(self, offset: int, nr_bytes: int) -> bytes:
+        """As `start_read`, and wait for the end."""
+        return self._finish(self.start_read(offset, nr_bytes))
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write to the disk."""
-        self._transfer(BlkifOp.WRITE, offset, memoryview(bytearray(data)))
+        """As `start_write`, and wait for the end."""
+        self._finish(self.start_write(offset, data))
 
     def flush(self) -> None:
-        """Make durable what was written, by whichever way the backend offers; done at once if it offers none."""
-        forgiven = (OSError,) if self.quirks.withdraws_refused else ()
-        for key, operation in (
-            ("feature-flush-cache", BlkifOp.FLUSH_DISKCACHE),
-            ("feature-barrier", BlkifOp.WRITE_BARRIER),
-        ):
-            if self._frontend.backend_number(key) and key not in self._refused:
-                with contextlib.suppress(*forgiven):
-                    self._ask_if_offered(key, BlkifRequest(operation, self._handle, self._new_id(), 0, 0, ()))
-                return
+        """As `start_flush`, and wait for the end."""
+        self._finish(self.start_flush())
 
     def discard(self, offset: int, nr_bytes: int) -> None:
-        """Say that a range is not needed any more, if backend and frontend know how to."""
-        key = "feature-discard"
-        if self.quirks.discards and self._frontend.backend_number(key) and key not in self._refused:
-            sector, count = self._sector(offset), nr_bytes // SECTOR_SIZE
-            self._ask_if_offered(key, DiscardRequest(self._handle, self._new_id(), sector, count))
+        """As `start_discard`, and wait for the end."""
+        self._finish(self.start_discard(offset, nr_bytes))
 
-    def _ask_if_offered(self, key: str, request: Request) -> None:
-        try:
-            self._ask(self._rings[0], [request])
-        except OSError as e:
-            if self.quirks.withdraws_refused and (e.errno == errno.EOPNOTSUPP or request.operation != BlkifOp.DISCARD):
-                self._refused.add(key)
-            raise
+    def _finish(self, operation: Operation) -> bytes:
+        def look() -> bool:
+            self.poll()
+            return operation.done
 
-    def _transfer(self, operation: BlkifOp, offset: int, data: memoryview) -> None:
-        room = self._requests.segments_max * PAGE_SIZE
-        pieces = [(offset + at, data[at : at + room]) for at in range(0, data.nbytes, room)]
-        rings = itertools.cycle(self._rings)
-        while pieces:
-            ring = next(rings)
-            batch, pieces = pieces[: ring.nr_ents], pieces[ring.nr_ents :]
-            with contextlib.ExitStack() as stack:
-                lent = [stack.enter_context(self._lent(operation, at, buffer)) for at, buffer in batch]
-                self._ask(ring, [piece.request for piece in lent])
+        wait_for(look, "the end of an operation")
+        if operation.error is not None:
+            raise operation.error
+        return bytes(operation.data)
 
-    @contextlib.contextmanager
-    def _lent(self, operation: BlkifOp, offset: int, buffer: memoryview) -> Iterator[Piece]:
-        piece = self._requests.lend(operation, self._new_id(), self._sector(offset), buffer)
-        try:
-            yield piece
-        finally:
-            self._requests.take_back(piece)
+    def _working(self) -> Queues | None:
+        return None if self._refuses or self._queues is None or self._queues.broken else self._queues
 
-    def _ask(self, ring: RawRing, requests: list[Request]) -> None:
-        for request in requests:
-            ring.put(ring.abi.pack_request(request))
-        ring.publish()
-        sent = {request.id: request for request in requests}
-        for answer in ring.take(len(requests)):
-            _check(answer, sent)
+    def _not_let_through(self, offset: int, nr_bytes: int) -> bool:
+        """Whether the system above the driver stops it; one that divides by a sector size of 0 goes no further."""
+        if self.quirks.asks_unaligned:
+            return False
+        return self._sector_size == 0 or offset % self._sector_size != 0 or nr_bytes % self._sector_size != 0
 
-    def _sector(self, offset: int) -> int:
-        return offset // (self._sector_size if self.quirks.number_in_sector_size else SECTOR_SIZE)
+    @property
+    def _sector_unit(self) -> int:
+        return self._sector_size if self.quirks.number_in_sector_size else SECTOR_SIZE
 
-    def _new_id(self) -> int:
-        number = next(self._numbers)
-        ring_size = self._rings[0].nr_ents
-        return _POINTER + number * _POINTER_STEP if self.quirks.pointer_ids else number % ring_size
+    def _transfer(self, op: BlkifOp, offset: int, operation: Operation) -> Operation:
+        queues, nr_bytes = self._working(), len(operation.data)
+        if queues is None or self._not_let_through(offset, nr_bytes):
+            return operation.fail(errno.EIO)
+        data, room = memoryview(operation.data), self._requests.segments_max * PAGE_SIZE
+        for at in range(0, nr_bytes, room):
+            sector, buffer = (offset + at) // self._sector_unit, data[at : at + room]
+            queues.add(operation, functools.partial(self._lend, op, sector, buffer))
+        return operation
 
+    def _lend(self, op: BlkifOp, sector: int, buffer: memoryview, number: int) -> Piece:
+        return self._requests.lend(op, number, sector, buffer)
 
-def _check(answer: BlkifResponse, sent: dict[int, Request]) -> None:
-    request = sent.pop(answer.id, None)
-    if request is None:
-        raise BlkifPeerError(f"a response has id {answer.id:#x}, which is no request's")
-    expected = getattr(request, "indirect_op", request.operation)
-    if answer.operation != expected:
-        raise BlkifPeerError(f"a response names operation {answer.operation}, its request {expected}")
-    if answer.status != BlkifStatus.OKAY:
-        number = errno.EOPNOTSUPP if answer.status == BlkifStatus.EOPNOTSUPP else errno.EIO
-        raise OSError(number, os.strerror(number))
+    def _add(self, operation: Operation, request: Request) -> None:
+        assert self._queues is not None
+        empty = memoryview(b"")
+        self._queues.add(operation, lambda number: Piece(dataclasses.replace(request, id=number), empty, [], []))
 
 
 FRONTENDS: Final[Mapping[str, functools.partial[FrontendDouble]]] = {
     name: functools.partial(FrontendDouble, quirks) for name, quirks in QUIRKS.items()
 }
-"""By name, what makes the frontend of a device: (platform, handle)."""
+"""By name, what makes the frontend of a device: (platform, handle, **options)."""

@@ -9,7 +9,7 @@ import threading
 from typing import Final
 
 from xenblk.blkif import Abi, BlkifResponse, IndirectRequest, Request
-from xenblk.harness.wire.deadline import DEADLINE_S, wait_for
+from xenblk.harness.wire.deadline import wait_for
 from xenblk.platform import EventChannel
 from xenblk.ring.layout import ring_entries, ring_order
 
@@ -80,18 +80,18 @@ class RawBackRing:
         """Requests taken and not answered."""
         return (self.req_cons - self.rsp_prod_pvt) & _U32
 
-    def take_slot(self, timeout_s: float = DEADLINE_S) -> bytes:
+    def take_slot(self, timeout_s: float | None = None) -> bytes:
         """A copy of the next request's slot; DeadlineError if none comes."""
         wait_for(lambda: self.pending > 0, "a request on the ring", timeout_s)
         slot = bytes(self.slot(self.req_cons))
         self.req_cons = (self.req_cons + 1) & _U32
         return slot
 
-    def take(self, timeout_s: float = DEADLINE_S) -> Request:
+    def take(self, timeout_s: float | None = None) -> Request:
         """The next request; DeadlineError if none comes."""
         return self.abi.parse_request(self.take_slot(timeout_s))
 
-    def take_many(self, count: int, timeout_s: float = DEADLINE_S) -> list[Request]:
+    def take_many(self, count: int, timeout_s: float | None = None) -> list[Request]:
         """So many requests, all of them unanswered."""
         return [self.take(timeout_s) for _ in range(count)]
 
@@ -148,8 +148,10 @@ class RawBackRing:
 
     def padded(self, response: BlkifResponse, padding: int) -> bytes:
         """A whole slot whose bytes beside id, operation and status are `padding`."""
-        used = {*range(9), 10, 11}
         packed = self.abi.pack_response(response)
+        if padding == 0:
+            return packed
+        used = {*range(9), 10, 11}
         return bytes(byte if at in used else padding for at, byte in enumerate(packed))
 
 

@@ -14,7 +14,7 @@ from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE, Abi, BlkifSegment, IndirectReq
 from xenblk.errors import GrantError, XenblkError, XenstoreError
 from xenblk.grants import CopySegment, ForeignDomain, GrantMapper, GrantStatus, Mapping
 from xenblk.harness.wire.back_ring import RawBackRing
-from xenblk.harness.wire.deadline import DEADLINE_S, wait_for
+from xenblk.harness.wire.deadline import wait_for
 from xenblk.platform import Platform
 from xenblk.toolstack import backend_path, frontend_path
 from xenblk.xenbus import XenbusState, parse_state
@@ -61,7 +61,7 @@ class RawBackend:
         """As it is now."""
         return parse_state(self.store.read(f"{self.frontend_path}/state", ""))
 
-    def await_frontend(self, *states: XenbusState, timeout_s: float = DEADLINE_S) -> XenbusState:
+    def await_frontend(self, *states: XenbusState, timeout_s: float | None = None) -> XenbusState:
         """Wait until the frontend is in one of the states; DeadlineError if it is not in time."""
         names = " or ".join(state.label for state in states)
         wait_for(lambda: self.frontend_state in states, f"the frontend to go to {names}", timeout_s)

@@ -8,7 +8,7 @@ from xenblk.abi import DOM0, PAGE_SIZE, Domid, GrantRef
 from xenblk.blkif import NATIVE, Abi, BlkifSegment
 from xenblk.errors import XenstoreError
 from xenblk.grants import Page
-from xenblk.harness.wire.deadline import DEADLINE_S, wait_for
+from xenblk.harness.wire.deadline import wait_for
 from xenblk.harness.wire.ring import RawRing, end_access
 from xenblk.platform import Platform
 from xenblk.toolstack import frontend_path
@@ -17,6 +17,7 @@ from xenblk.xenstore.client import XenstoreTransaction
 
 GTF_READING: Final = 8
 GTF_WRITING: Final = 16
+GNTTAB_NR_RESERVED_ENTRIES: Final = 8
 
 
 class GrantedPage:
@@ -56,7 +57,6 @@ class RawFrontend:
         self.path = frontend_path(platform.domid, handle)
         self.pages: list[GrantedPage] = []
         self.rings: list[RawRing] = []
-        self._ungranted: list[GrantRef] = []
         self.store = platform.xenstore()
 
     # What is granted
@@ -74,10 +74,10 @@ class RawFrontend:
 
         The rest of it is zero.
         """
-        page, ref = self.platform.memory.allocate_page(), self.platform.grant_table.allocate()
+        page = self.platform.memory.allocate_page()
         page.view[: len(content)] = content
         grantee = self.backend_id if domid is None else domid
-        self.platform.grant_table.grant_access(ref, grantee, page.frame if frame is None else frame, readonly)
+        (ref,) = self.platform.grant_table.grant(grantee, [page.frame if frame is None else frame], readonly)
         self.pages.append(GrantedPage(self.platform, page, ref))
         return self.pages[-1]
 
@@ -91,9 +91,8 @@ class RawFrontend:
         return page.close()
 
     def ungranted_ref(self) -> GrantRef:
-        """A reference that grants nothing, and will not."""
-        self._ungranted.append(self.platform.grant_table.allocate())
-        return self._ungranted[-1]
+        """A reference that grants nothing, and will not: of Xen's own the last, which nobody uses."""
+        return GrantRef(GNTTAB_NR_RESERVED_ENTRIES - 1)
 
     def mapped_pages(self) -> int:
         """How many of the data and ring pages are mapped by anybody."""
@@ -106,10 +105,12 @@ class RawFrontend:
         """Write keys of the frontend's directory in one transaction; None removes one."""
 
         def change(transaction: XenstoreTransaction) -> None:
+            removes = None in keys.values() and transaction.exists(self.path)
+            there = set(transaction.directory(self.path)) if removes else set()
             for key, value in keys.items():
                 if value is not None:
                     transaction.write(f"{self.path}/{key}", value)
-                elif transaction.exists(f"{self.path}/{key}"):
+                elif key.partition("/")[0] in there and transaction.exists(f"{self.path}/{key}"):
                     transaction.rm(f"{self.path}/{key}")
 
         self.store.transact(change)
@@ -141,7 +142,7 @@ class RawFrontend:
         except XenstoreError:
             return XenbusState.UNKNOWN
 
-    def await_backend(self, *states: XenbusState, timeout_s: float = DEADLINE_S) -> XenbusState:
+    def await_backend(self, *states: XenbusState, timeout_s: float | None = None) -> XenbusState:
         """Wait until the backend is in one of these states; DeadlineError with the one it is in."""
         path = self.backend_path
         names = " or ".join(state.label for state in states)
@@ -169,8 +170,5 @@ class RawFrontend:
                 undo.callback(page.close)
             for ring in self.rings:
                 undo.callback(ring.close)
-            for ref in self._ungranted:
-                undo.callback(self.platform.grant_table.free, ref)
         self.pages.clear()
         self.rings.clear()
-        self._ungranted.clear()

@@ -4,12 +4,13 @@ Its pages may lie apart, so that an entry across a page boundary is in two place
 is published, and nobody notified, but by `publish`.
 """
 
+import threading
 from typing import Final
 
 from xenblk.abi import PAGE_SIZE, Domid, GrantRef
 from xenblk.blkif import Abi, BlkifResponse
 from xenblk.grants import Page
-from xenblk.harness.wire.deadline import DEADLINE_S, wait_for
+from xenblk.harness.wire.deadline import wait_for
 from xenblk.platform import Platform
 from xenblk.ring import SRING_HEADER_SIZE, entry_offset, ring_entries
 
@@ -31,12 +32,13 @@ class RawRing:
         self.nr_ents = ring_entries(order, abi.entry_size)
         self._platform = platform
         self.pages = _allocate(platform, 1 << order, scattered)
-        self.refs = [_grant(platform, page, backend) for page in self.pages]
+        self.refs = platform.grant_table.grant(backend, [page.frame for page in self.pages])
         self.channel = platform.alloc_unbound(backend)
         self._header = self.pages[0].view[:SRING_HEADER_SIZE].cast("I")
         self.req_prod_pvt = self.rsp_cons = start & U32
         self.req_prod = self.rsp_prod = start
         self.req_event = self.rsp_event = start + 1
+        self._fence = threading.Lock()
 
     @property
     def req_prod(self) -> int:
@@ -124,14 +126,30 @@ class RawRing:
         if notify:
             self.channel.notify()
 
-    def take_slots(self, count: int, timeout_s: float = DEADLINE_S) -> list[bytes]:
+    def push(self) -> None:
+        """Publish what was put, and notify if the backend's event index asks for it."""
+        old = self.req_prod
+        self.req_prod = self.req_prod_pvt
+        with (
+            self._fence
+        ):  # a full fence: req_prod is out before req_event is read; the backend: req_event, then req_prod
+            pass
+        if ((self.req_prod_pvt - self.req_event) & U32) < ((self.req_prod_pvt - old) & U32):
+            self.channel.notify()
+
+    @property
+    def free_slots(self) -> int:
+        """How many requests can be put before one of those that were sent is answered."""
+        return self.nr_ents - ((self.req_prod_pvt - self.rsp_cons) & U32)
+
+    def take_slots(self, count: int, timeout_s: float | None = None) -> list[bytes]:
         """The bytes of the next `count` response slots, once they are published. DeadlineError if they are not."""
         wait_for(lambda: self.responses_waiting >= count, f"{count} responses", timeout_s)
         slots = [self.slot(self.rsp_cons + at) for at in range(count)]
         self.rsp_cons = (self.rsp_cons + count) & U32
         return slots
 
-    def take(self, count: int, timeout_s: float = DEADLINE_S) -> list[BlkifResponse]:
+    def take(self, count: int, timeout_s: float | None = None) -> list[BlkifResponse]:
         """The next `count` responses."""
         return [self.abi.parse_response(slot) for slot in self.take_slots(count, timeout_s)]
 
@@ -159,7 +177,6 @@ def end_access(platform: Platform, page: Page, ref: GrantRef) -> bool:
     """End access to a page and give it back, unless it is still mapped; whether it was."""
     if not platform.grant_table.end_access(ref):
         return False
-    platform.grant_table.free(ref)
     platform.memory.free_page(page)
     return True
 
@@ -171,9 +188,3 @@ def _allocate(platform: Platform, count: int, scattered: bool) -> list[Page]:
     for page in pages[1::2]:
         platform.memory.free_page(page)
     return pages[0::2][::-1]
-
-
-def _grant(platform: Platform, page: Page, backend: Domid) -> GrantRef:
-    ref = platform.grant_table.allocate()
-    platform.grant_table.grant_access(ref, backend, page.frame)
-    return ref

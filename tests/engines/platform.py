@@ -2,13 +2,22 @@
 
 import mmap
 import os
+import tempfile
+from pathlib import Path
 
 from xenblk.abi import DOM0, PAGE_SIZE, Domid, EvtchnPort
 from xenblk.counters import Counters
 from xenblk.emulated.channels import WORDS_BYTES, Channel, ChannelTable
 from xenblk.emulated.evtchn import EmulatedEventChannel
 from xenblk.emulated.memory import DomainMemory
-from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, ForeignDomain, GrantMapper, GrantTable
+from xenblk.grants import (
+    ACTIVE_ENTRY_BYTES,
+    MAPTRACK_ENTRY_BYTES,
+    GnttabDomain,
+    GnttabMapper,
+    GrantMapper,
+    GrantTableV1,
+)
 
 GUEST = Domid(7)
 NR_FRAMES = 1024
@@ -26,17 +35,18 @@ class LocalPlatform:
         self._memory_fd = _memfd("memory", NR_FRAMES * PAGE_SIZE)
         self._active_fd = _memfd("active", NR_GRANTS * ACTIVE_ENTRY_BYTES)
         self.memory = DomainMemory(self._memory_fd, NR_FRAMES, GRANT_FRAMES)
-        self.grant_table = GrantTable(self.memory.grant_frames())
-        self.mapper = GrantMapper(1, DOM0, memoryview(bytearray(NR_MAPTRACK * MAPTRACK_ENTRY_BYTES)))
+        self.mapper = GrantMapper(GnttabMapper(1, DOM0, memoryview(bytearray(NR_MAPTRACK * MAPTRACK_ENTRY_BYTES))))
+        self.grant_table = GrantTableV1(self.memory.grant_frames())
         self._channels = ChannelTable(bytearray(WORDS_BYTES))
+        self._folder = tempfile.TemporaryDirectory()
 
-    def foreign_domain(self, domid: Domid) -> ForeignDomain:
+    def foreign_domain(self, domid: Domid) -> GnttabDomain:
         assert domid == GUEST
         table = memoryview(mmap.mmap(self._memory_fd, GRANT_FRAMES * PAGE_SIZE))
         active = memoryview(mmap.mmap(self._active_fd, NR_GRANTS * ACTIVE_ENTRY_BYTES))
-        return ForeignDomain(GUEST, 1, os.dup(self._memory_fd), NR_FRAMES, table, active)
+        return GnttabDomain(GUEST, 1, os.dup(self._memory_fd), NR_FRAMES, table, active)
 
-    def release_domain(self, domain: ForeignDomain) -> None:
+    def release_domain(self, domain: GnttabDomain) -> None:
         domain.close()
         os.close(domain.memory_fd)
 
@@ -52,8 +62,12 @@ class LocalPlatform:
     def counters(self, _name: str) -> Counters:
         return Counters()
 
+    def journals_dir(self) -> Path:
+        return Path(self._folder.name)
+
     def close(self) -> None:
         self.mapper.close()
+        self._folder.cleanup()
         os.close(self._memory_fd)
         os.close(self._active_fd)
 

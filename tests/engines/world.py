@@ -2,14 +2,17 @@
 
 import mmap
 import os
+from collections.abc import Iterable
 
 from xenblk.abi import PAGE_SIZE, Domid
+from xenblk.errors import UsageError
 from xenblk.grants import (
     ACTIVE_ENTRY_BYTES,
     MAPTRACK_ENTRY_BYTES,
-    ForeignDomain,
+    GnttabDomain,
+    GnttabMapper,
     GrantMapper,
-    GrantTable,
+    GrantTableV1,
     Page,
     pins,
     release_dead,
@@ -33,8 +36,8 @@ class World:
         os.truncate(self.active_fd, nr_entries * ACTIVE_ENTRY_BYTES)
         self.memory = mmap.mmap(self.memory_fd, nr_frames * PAGE_SIZE)
         self.active = mmap.mmap(self.active_fd, nr_entries * ACTIVE_ENTRY_BYTES)
-        self.table = GrantTable(memoryview(self.memory)[: nr_entries * GRANT_ENTRY])
-        self.domain = ForeignDomain(
+        self.table = GrantTableV1(memoryview(self.memory)[: nr_entries * GRANT_ENTRY])
+        self.domain = GnttabDomain(
             Domid(7),
             1,
             self.memory_fd,
@@ -65,7 +68,7 @@ class World:
     ) -> GrantMapper:
         """A new mapping process, so to speak."""
         owner = self.maptrack(nr_entries)
-        mapper = GrantMapper(owner, domid, memoryview(self.maptracks[owner]), arena_pages, max_pages)
+        mapper = GrantMapper(GnttabMapper(owner, domid, memoryview(self.maptracks[owner]), max_pages), arena_pages)
         self.mappers.append(mapper)
         return mapper
 
@@ -74,15 +77,21 @@ class World:
         return memoryview(self.memory)[frame * PAGE_SIZE : (frame + 1) * PAGE_SIZE]
 
     def allocate_page(self) -> Page:
-        """PageSource's half of the granting domain."""
+        """One zeroed page of the granting domain."""
         frame = self._free_frames.pop()
         view = self.page(frame)
         view[:] = bytes(PAGE_SIZE)
         return Page(frame, view)
 
-    def free_page(self, page: Page) -> None:
+    def allocate_pages(self, count: int) -> list[Page]:
+        """PageSource's half of the granting domain."""
+        if count > self.free_frames:
+            raise UsageError(f"{count} pages were asked for, {self.free_frames} are left")
+        return [self.allocate_page() for _ in range(count)]
+
+    def free_pages(self, pages: Iterable[Page]) -> None:
         """PageSource's other half."""
-        self._free_frames.append(page.frame)
+        self._free_frames += [page.frame for page in pages]
 
     @property
     def free_frames(self) -> int:
@@ -94,7 +103,7 @@ class World:
         return int.from_bytes(self.memory[ref * GRANT_ENTRY : ref * GRANT_ENTRY + 2], "little")
 
     def set_entry(self, ref: int, flags: int, domid: int, frame: int) -> None:
-        """What a granting domain can write that does not use GrantTable."""
+        """What a granting domain can write that does not use GrantTableV1."""
         entry = flags.to_bytes(2, "little") + domid.to_bytes(2, "little") + frame.to_bytes(4, "little")
         self.memory[ref * GRANT_ENTRY : (ref + 1) * GRANT_ENTRY] = entry
 
@@ -104,9 +113,7 @@ class World:
 
     def grant(self, frame: int = 1, readonly: bool = False) -> int:
         """A reference that lets domain 0 use a frame."""
-        ref = self.table.allocate()
-        self.table.grant_access(ref, self.backend, frame, readonly)
-        return ref
+        return self.table.grant(self.backend, [frame], readonly)[0]
 
     def release(self, owner: int) -> int:
         """The host's work when an owner dies."""

@@ -116,8 +116,8 @@ class RawFrontend:
 
     def page(self, readonly: bool = False, domid: Domid = DOM0) -> tuple[GrantRef, Page]:
         """A page and a reference that grants it."""
-        page, ref = self.platform.memory.allocate_page(), self.platform.grant_table.allocate()
-        self.platform.grant_table.grant_access(ref, domid, page.frame, readonly)
+        page = self.platform.memory.allocate_page()
+        (ref,) = self.platform.grant_table.grant(domid, [page.frame], readonly)
         return ref, page
 
     def ask(self, *requests: BlkifRequest | bytes) -> list[BlkifResponse]:

@@ -95,7 +95,7 @@ def test_cve_2010_4247_a_stopped_ring_costs_nothing(world: Any, raw_frontend: An
     stopped.ring.channel.notify()
     world.eventually(lambda: threads(backend.pid) < before, "the ring's thread has ended")
     costs = cost_of_events(backend.pid, healthy), cost_of_events(backend.pid, stopped)
-    assert costs[0].wakeups > NR_EVENTS / 4, "the measurement sees wake-ups"
+    assert costs[0].wakeups > NR_EVENTS / 20, "the measurement sees wake-ups, be the machine as slow as it may"
     assert costs[1].wakeups < costs[0].wakeups / 4, costs
     assert costs[1].cpu_ns < costs[0].cpu_ns / 2, costs
     assert stopped.ring._view.cast("I")[2] == 0, "nothing is answered"

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +19,6 @@ BS = 512
 def engine(request: pytest.FixtureRequest) -> Any:
     """The frontend's engine."""
     return request.param
-
-
-def freeze(world: Any, pid: int) -> None:
-    """Stop a process; it is stopped when this returns."""
-    os.kill(pid, signal.SIGSTOP)
-    stat = Path(f"/proc/{pid}/stat")
-    world.eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "stopped")
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -123,7 +115,7 @@ def test_close_fails_what_is_in_flight(world: Any, engine: str) -> None:
     backend = world.backend()
     domid = world.attach()
     frontend = world.frontend(domid, engine=engine)
-    freeze(world, backend.pid)
+    backend.signal(signal.SIGSTOP)
 
     async def main() -> None:
         disk = AsyncDisk(frontend)
@@ -146,7 +138,7 @@ def test_a_backend_that_dies_fails_what_is_in_flight(world: Any, engine: str) ->
     async def main() -> None:
         disk = AsyncDisk(frontend)
         await disk.pread(BS, 0)
-        freeze(world, backend.pid)
+        backend.signal(signal.SIGSTOP)
         tasks = [asyncio.create_task(disk.pread(BS, 0)) for _ in range(40)]
         await asyncio.sleep(0.01)
         os.kill(backend.pid, signal.SIGKILL)

@@ -11,9 +11,12 @@ from xenblk.abi import SECTOR_SIZE
 from xenblk.blkfront import Blkfront, VirtualDisk
 from xenblk.blkif import BlkifOp
 from xenblk.engines import ENGINES
-from xenblk.harness.conform.xen import Xen
+from xenblk.errors import XenblkError
+from xenblk.harness.conform.emulated import EmulatedXen
+from xenblk.harness.doubles import FRONTENDS
 from xenblk.harness.doubles.backend_quirks import QUIRKS
 from xenblk.harness.doubles.backends import BACKENDS, serving_double
+from xenblk.harness.wire.deadline import DeadlineError, patience, wait_for
 from xenblk.processes import HostProcess
 from xenblk.toolstack import attach
 
@@ -21,14 +24,14 @@ XVDA = 51712
 
 
 @pytest.fixture(scope="module")
-def xen() -> Iterator[Xen]:
+def xen() -> Iterator[EmulatedXen]:
     """A Xen; each test has its disks served by another backend."""
-    with HostProcess() as host, Xen(host.run_dir) as entered:
+    with HostProcess() as host, EmulatedXen(host.run_dir) as entered:
         yield entered
 
 
 @contextlib.contextmanager
-def disk(xen: Xen, engine: str = "native", mode: str = "w", **options: Any) -> Iterator[VirtualDisk]:
+def disk(xen: EmulatedXen, engine: str = "native", mode: str = "w", **options: Any) -> Iterator[VirtualDisk]:
     """A connected disk of a guest of its own; nothing of either is left."""
     with xen.guest() as platform:
         try:
@@ -46,7 +49,7 @@ def disk(xen: Xen, engine: str = "native", mode: str = "w", **options: Any) -> I
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", BACKENDS)
-def test_our_frontend_reads_what_it_wrote(xen: Xen, name: str, engine: str) -> None:
+def test_our_frontend_reads_what_it_wrote(xen: EmulatedXen, name: str, engine: str) -> None:
     dice = random.Random(name)
     with BACKENDS[name](xen.run_dir), disk(xen, engine) as virtual:
         assert virtual.size == 1 << 20
@@ -63,7 +66,7 @@ def test_our_frontend_reads_what_it_wrote(xen: Xen, name: str, engine: str) -> N
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_larger_rings(xen: Xen, name: str) -> None:
+def test_larger_rings(xen: EmulatedXen, name: str) -> None:
     with BACKENDS[name](xen.run_dir), disk(xen, ring_page_order=4) as virtual:
         order = min(4, QUIRKS[name].max_ring_page_order)
         domid = xen.store.directory("/local/domain/0/backend/vbd")[0]
@@ -75,7 +78,7 @@ def test_larger_rings(xen: Xen, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_a_read_only_disk_stays_as_it_is(xen: Xen, name: str) -> None:
+def test_a_read_only_disk_stays_as_it_is(xen: EmulatedXen, name: str) -> None:
     with BACKENDS[name](xen.run_dir), disk(xen, mode="r") as virtual:
         assert virtual.read_only
         with pytest.raises(OSError, match="read-only"):
@@ -83,17 +86,22 @@ def test_a_read_only_disk_stays_as_it_is(xen: Xen, name: str) -> None:
         assert virtual.pread(512, 0) == bytes(512)
 
 
-def test_qemu_refuses_large_sectors_without_the_frontends_word(xen: Xen) -> None:
+def test_qemu_does_not_tell_a_frontend_that_it_refuses_large_sectors(
+    xen: EmulatedXen, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "xenblk.doubles")
     with serving_double("qemu", xen.run_dir, sector_size=4096), xen.guest() as platform:
         attach(xen.store, platform.domid, XVDA, "memory:1M")
-        with pytest.raises(OSError, match="went to Closing"):
-            Blkfront(platform, XVDA).connect()
-        error = xen.store.read(f"/local/domain/0/error/backend/vbd/{platform.domid}/{XVDA}/error")
+        frontend = FRONTENDS["netbsd"](platform, XVDA)
+        with patience(0.5), pytest.raises(DeadlineError, match="it is InitWait"):
+            frontend.connect()
+        wait_for(lambda: "not supported by frontend" in caplog.text, "the refusal in the backend's log")
         xen.remove(platform.domid, XVDA)
-    assert "not supported by frontend" in error
+        with pytest.raises(XenblkError):  # its device is gone
+            frontend.close()
 
 
-def test_freebsd_counts_sectors_of_its_own(xen: Xen) -> None:
+def test_freebsd_counts_sectors_of_its_own(xen: EmulatedXen) -> None:
     with serving_double("freebsd", xen.run_dir, sector_size=4096), disk(xen):
         domid = xen.store.directory("/local/domain/0/backend/vbd")[0]
         assert xen.store.read(f"/local/domain/0/backend/vbd/{domid}/{XVDA}/sectors") == "256"

@@ -371,3 +371,23 @@ def test_regression_nodes_of_a_removed_device_do_not_come_back(world: Any) -> No
     nodes.announce({"sectors": "1"})
     nodes.switch_state(XenbusState.CLOSED)
     assert not world.store.exists(path)
+
+
+def test_regression_a_new_device_is_not_taken_for_the_one_in_whose_place_it_is(world: Any) -> None:
+    """The old one's last words come late: they would close the new one, or remove it."""
+    domid = attach_by_hand(world)
+    path = backend_path(DOM0, domid, XVDA)
+    old = DeviceNodes(world.store, path)
+    old.switch_state(XenbusState.INITWAIT)
+    old.switch_state(XenbusState.CLOSING)
+    world.store.write(f"{path}/state", str(int(XenbusState.INITIALISING)))
+    old.write({"feature-barrier": "0"})
+    old.switch_state(XenbusState.CLOSED)
+    old.remove()
+    assert old.shown_state is XenbusState.INITIALISING
+    assert old.read("feature-barrier") == ""
+    new = DeviceNodes(world.store, path)
+    new.switch_state(XenbusState.INITWAIT)
+    assert new.shown_state is XenbusState.INITWAIT
+    new.remove()
+    assert not world.store.exists(path)

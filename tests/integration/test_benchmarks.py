@@ -77,9 +77,11 @@ def test_scale() -> None:
 
 
 @needs_real_xenstored
-def test_tables() -> None:
-    done = _run("scale.py", "--rounds", "1", "--sizes", "2", "--operations", "1")
+def test_tables(tmp_path: Path) -> None:
+    picture = tmp_path / "growth.png"
+    done = _run("scale.py", "--rounds", "1", "--sizes", "2", "--operations", "1", "--plot", str(picture))
     assert done.returncode == 0, done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["measure", "domains", "ours", "growth", "real", "growth", "ours", "/", "real"]
     assert "median of 1 round(s)" in done.stdout

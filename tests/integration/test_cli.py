@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from xenblk.errors import HostError
-from xenblk.toolstack import attach
+from xenblk.toolstack import attach, detach
 
 MARK = "XENBLK_TEST_MARK"
 
@@ -217,6 +217,28 @@ def test_a_domain_that_runs_already(world: Any) -> None:
         f"xenblk: domain {domid} is running already: one process at a time is its kernel\n",
     )
     disk.pwrite(bytes(512), 0)
+
+
+def test_a_disk_of_somebody_elses_backend(world: Any) -> None:
+    world.control.call("create", domid=5)
+    back = "/local/domain/0/backend/qdisk/5/51712"
+    nodes = ["--backend-node", "hotplug-status=connected", "--backend-node", "type=phy"]
+    which = ["--run-dir", str(world.run_dir), "--domid", "5", "--backend-type", "qdisk", "--disk", "/none"]
+    assert xenblk("attach", *which, *nodes).returncode == 0
+    assert [world.store.read(f"{back}/{key}") for key in ("hotplug-status", "type", "state")] == [
+        "connected",
+        "phy",
+        "1",
+    ]
+    # It has closed, and does not look at its own state any more.
+    world.store.write(f"{back}/state", "6")
+    detach(world.store, 5, 51712, timeout_s=float("inf"))
+    assert not world.store.exists(back)
+    unnamed = xenblk("attach", *which, "--backend-node", "type")
+    assert unnamed.returncode == 2
+    assert "a node is written KEY=VALUE, not 'type'" in unnamed.stderr
+    elsewhere = xenblk("attach", *which, "--backend-node", "a/b=c")
+    assert (elsewhere.returncode, "not 'a/b'" in elsewhere.stderr) == (2, True)
 
 
 def test_attach_without_a_backend_leaves_nothing(world: Any) -> None:

@@ -12,6 +12,7 @@ from xenblk.engines import ENGINES
 from xenblk.harness.conform.backend import BACKEND
 from xenblk.harness.conform.backend.run import run_backend_cases, serving
 from xenblk.harness.conform.case import Verdict
+from xenblk.harness.conform.emulated import EmulatedXen
 
 CASES = {case.id: case for case in BACKEND.select()}
 
@@ -25,7 +26,7 @@ def run_dir(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.mark.parametrize("case_id", CASES)
 def test_case(run_dir: Path, case_id: str) -> None:
-    (outcome,) = run_backend_cases(run_dir, [CASES[case_id]])
+    (outcome,) = run_backend_cases(EmulatedXen(run_dir), [CASES[case_id]])
     assert outcome.verdict is not Verdict.FAIL, f"{outcome.case.title}: {outcome.detail}"
 
 

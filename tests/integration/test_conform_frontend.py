@@ -14,34 +14,35 @@ import pytest
 from xenblk.blkif import BlkifOp
 from xenblk.engines import ENGINES
 from xenblk.harness.conform.case import Outcome, Verdict, run_cases
-from xenblk.harness.conform.frontend import FRONTEND, FrontendKind, FrontendLab, frontend_kind
+from xenblk.harness.conform.emulated import EmulatedXen
+from xenblk.harness.conform.frontend import FRONTEND, FrontendKind, frontend_kind
+from xenblk.harness.conform.frontend.run import emulated_lab
 from xenblk.harness.conform.frontend.subject import BlkfrontUnderTest
-from xenblk.harness.conform.xen import Xen
 from xenblk.platform import Platform
 from xenblk.processes import HostProcess
 
 
 @pytest.fixture(scope="module")
-def xen() -> Iterator[Xen]:
+def xen() -> Iterator[EmulatedXen]:
     """A Xen in which nobody serves disks."""
-    with HostProcess() as host, Xen(host.run_dir) as entered:
+    with HostProcess() as host, EmulatedXen(host.run_dir) as entered:
         yield entered
 
 
-def run(xen: Xen, kind: FrontendKind, *patterns: str) -> list[Outcome[Any]]:
-    with FrontendLab(kind, xen) as lab:
+def run(xen: EmulatedXen, kind: FrontendKind, *patterns: str) -> list[Outcome[Any]]:
+    with emulated_lab(kind, xen) as lab:
         return list(run_cases(FRONTEND.select(patterns), lab.stage))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_our_frontend(xen: Xen, engine: str) -> None:
+def test_our_frontend(xen: EmulatedXen, engine: str) -> None:
     outcomes = run(xen, frontend_kind(engine))
     failed = {o.case.id: o.detail for o in outcomes if o.verdict is Verdict.FAIL}
     assert not failed
     assert sum(o.verdict is Verdict.PASS for o in outcomes) >= 140
 
 
-def test_nothing_is_left_behind(xen: Xen) -> None:
+def test_nothing_is_left_behind(xen: EmulatedXen) -> None:
     before = _descriptors()
     run(xen, frontend_kind("native"), "F-STATE-00*", "F-RESP-02*", "F-LIFE-02*", "F-GRANT-012", "F-XSA-396")
     assert _descriptors() <= before
@@ -94,19 +95,11 @@ class _Bent(BlkfrontUnderTest):
 @pytest.mark.parametrize(
     ("bug", "case"), [("order 0 is spelled out", "F-KEYS-004"), ("believes any operation", "F-RESP-027")]
 )
-def test_a_case_fails_for_a_frontend_with_that_bug(xen: Xen, bug: str, case: str) -> None:
+def test_a_case_fails_for_a_frontend_with_that_bug(xen: EmulatedXen, bug: str, case: str) -> None:
     honest = FrontendKind("honest", lambda *at: _Bent(*at, bug="none"), frozenset())
     bent = FrontendKind("bent", lambda *at: _Bent(*at, bug=bug), frozenset())
     assert [o.verdict for o in run(xen, honest, case)] == [Verdict.PASS]
     assert [o.verdict for o in run(xen, bent, case)] == [Verdict.FAIL]
-
-
-def test_linux_takes_a_failed_flush_for_a_refused_one(xen: Xen) -> None:
-    """Of the cases about what a backend cannot do after all, its double fails this one, and ours none."""
-    outcomes = run(xen, frontend_kind("linux"), "F-LIFE-00[1-4]")
-    assert {o.case.id: o.verdict for o in outcomes} == {
-        f"F-LIFE-00{number}": Verdict.FAIL if number == 2 else Verdict.PASS for number in range(1, 5)
-    }
 
 
 def test_ids_are_numbered_by_topic() -> None:

@@ -1,6 +1,7 @@
 """The benchmarks of the engines run to their end and say what they promise to. Speeds are no test's business."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,11 +51,23 @@ def test_figures_are_in_order_and_held_against_the_better_limit(found: dict[str,
             assert row["to_limit"] == pytest.approx(row["iops"]["median"] / max(limits))
 
 
-def test_the_table_has_a_section_for_each_work_and_place() -> None:
-    table = _run("compare.py", "--disk-mib", "8", "--work", "read-64k-32", "--only", "limit: 2", "--place", "one")
+def test_the_table_has_a_section_for_each_work_and_place(tmp_path: Path) -> None:
+    picture = tmp_path / "limits.png"
+    options = ["--disk-mib", "8", "--work", "read-64k-32", "--only", "limit: 2", "--place", "one"]
+    table = _run("compare.py", *options, "--plot", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert "read-64k-32, one CPU" in table
     assert "limit: 2 copies, streaming" in table
     assert "xenblk" not in table
+
+
+def test_regression_what_a_plot_needs_is_looked_for_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    command = [sys.executable, str(FOLDER / "compare.py"), "--rounds", "100000", "--plot", str(tmp_path / "p.png")]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a plot needs matplotlib" in done.stderr
 
 
 def test_threads() -> None:

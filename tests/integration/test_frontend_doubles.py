@@ -1,5 +1,6 @@
 """Frontends as others write them read and write a disk of ours, each over its own way of shaking hands."""
 
+import dataclasses
 import os
 import random
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 from xenblk.engines import ENGINES
 from xenblk.errors import BlkifPeerError
 from xenblk.harness.conform.backend.run import serving
-from xenblk.harness.conform.xen import Xen
+from xenblk.harness.conform.emulated import EmulatedXen
 from xenblk.harness.doubles import FRONTENDS
 from xenblk.harness.wire.deadline import wait_for
 from xenblk.vdev import parse_vdev
@@ -20,9 +21,9 @@ SIZE = 1 << 20
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def xen(request: pytest.FixtureRequest) -> Iterator[Xen]:
+def xen(request: pytest.FixtureRequest) -> Iterator[EmulatedXen]:
     """A Xen that our backend serves."""
-    with serving(request.param) as run_dir, Xen(run_dir) as found:
+    with serving(request.param) as run_dir, EmulatedXen(run_dir) as found:
         yield found
 
 
@@ -32,7 +33,7 @@ def pre_written(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", FRONTENDS)
-def test_reads_what_it_wrote(xen: Xen, name: str, tmp_path: Path) -> None:
+def test_reads_what_it_wrote(xen: EmulatedXen, name: str, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.touch()
     os.truncate(image, SIZE)
@@ -62,7 +63,7 @@ def test_reads_what_it_wrote(xen: Xen, name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FRONTENDS)
-def test_cannot_write_a_read_only_disk(xen: Xen, name: str) -> None:
+def test_cannot_write_a_read_only_disk(xen: EmulatedXen, name: str) -> None:
     with xen.guest() as platform:
         xen.attach(platform.domid, XVDA, {"params": "memory:64K", "mode": "r"}, pre_written(name))
         frontend = FRONTENDS[name](platform, XVDA)
@@ -75,7 +76,7 @@ def test_cannot_write_a_read_only_disk(xen: Xen, name: str) -> None:
     xen.remove(platform.domid, XVDA)
 
 
-def test_firmware_hands_over_to_the_system_that_it_starts(xen: Xen) -> None:
+def test_firmware_hands_over_to_the_system_that_it_starts(xen: EmulatedXen) -> None:
     """One device, three frontends one after the other, without the toolstack."""
     data = os.urandom(5000 // 512 * 512)
     with xen.guest() as platform:
@@ -90,7 +91,7 @@ def test_firmware_hands_over_to_the_system_that_it_starts(xen: Xen) -> None:
     xen.remove(platform.domid, XVDA)
 
 
-def test_what_is_kept_and_what_is_not(xen: Xen) -> None:
+def test_what_is_kept_and_what_is_not(xen: EmulatedXen) -> None:
     """Linux's pages stay mapped between its requests, edk2's do not."""
     pins = {}
     for name in ("linux", "edk2"):
@@ -106,13 +107,13 @@ def test_what_is_kept_and_what_is_not(xen: Xen) -> None:
     assert pins == {"linux": 2, "edk2": 0}
 
 
-def test_unikraft_gives_up_without_the_nodes_that_it_needs(xen: Xen) -> None:
+def test_unikraft_gives_up_without_the_nodes_that_it_needs(xen: EmulatedXen) -> None:
     with xen.guest() as platform:
         xen.attach(platform.domid, XVDA, {"params": "memory:64K"}, pre_written("unikraft"))
         frontend = FRONTENDS["unikraft"](platform, XVDA)
         back = f"/local/domain/0/backend/vbd/{platform.domid}/{XVDA}"
         wait_for(lambda: xen.store.read(f"{back}/state", "") == "2", "InitWait")
-        frontend.quirks = type(frontend.quirks)(needs=("feature-elephant",))
+        frontend.quirks = dataclasses.replace(frontend.quirks, reads=("feature-elephant",))
         with pytest.raises(BlkifPeerError, match="feature-elephant"):
             frontend.connect()
         frontend.close()

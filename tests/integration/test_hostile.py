@@ -147,7 +147,7 @@ def test_an_old_peer_without_the_persistent_key_is_served(world: Any, raw_fronte
     for _ in range(5):
         assert frontend.ask(request(READ, BlkifSegment(ref, 0, 7)))[0].status == OKAY
         assert frontend.platform.grant_table.end_access(ref), "unmapped before the response"
-        frontend.platform.grant_table.grant_access(ref, 0, 200)
+        assert frontend.platform.grant_table.grant(0, [200]) == [ref], "what was freed last is used first"
     counts = world.counts(domid)
     assert (counts["map_pages"], counts["unmap_pages"], counts["persistent_current"]) == (5, 5, 0)
 

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 import threading
 import time
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_a_disk_has_the_frontends_options(tmp_path: Path) -> None:
         assert not other.frontend.persistent
         other.pwrite(b"o" * 512, 0)
         assert other.pread(512, 0) == b"o" * 512
-        image.write_bytes(bytes(2 << 20))
+        os.truncate(image, 2 << 20)
         eventually(lambda: sizes == [2 << 20], "the new size is told")
 
 

@@ -149,7 +149,8 @@ def test_any_seed_will_do_and_gives_the_same_data_again(attached: Any, image: Pa
     frontend = attached()
     contents = []
     for seed in (-1, -1, 1 << 70, 1 << 70, 2):
-        image.write_bytes(bytes(4 << 20))
+        with image.open("r+b") as file:
+            file.write(bytes(4 << 20))
         run_job(frontend, job(seed=seed))
         contents.append(image.read_bytes())
     assert contents[0] == contents[1]

@@ -1,6 +1,7 @@
 """Parameters of a backend that runs: changed by the command, through xenstore and by a program; in both engines."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,15 @@ import click
 import pytest
 
 import xenblk
-from xenblk.abi import DOM0
-from xenblk.blkback.parameter_nodes import parameters_path
+from xenblk.abi import DOM0, Domid
+from xenblk.blkback.parameter_nodes import ParameterNodes, parameters_path
 from xenblk.cli.commands import cli
 from xenblk.counters import Counters
+from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.errors import HostError, UsageError
+from xenblk.testing.keeper import nodes
+from xenblk.toolstack import backend_path
+from xenblk.vdev import parse_vdev
 
 ENGINES = ["native", "python"]
 
@@ -79,6 +84,40 @@ def test_the_command_shows_changes_and_refuses(world: Any, capsys: pytest.Captur
         run(world)
 
 
+def test_regression_backends_of_one_domain_have_parameters_of_their_own(
+    world: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.backend("--max-queues", "1")
+    world.eventually(lambda: world.store.exists(node("max_queues")), "the first one's parameters")
+    world.backend("--max-queues", "2", "--backend-type", "other")
+    path = f"{parameters_path(DOM0, 'other')}/max_queues"
+    world.eventually(lambda: world.store.exists(path), "the second one's")
+    run(world, "--backend-type", "other", "max_queues=3")
+    assert (world.store.read(node("max_queues")), world.store.read(path)) == ("1", "3")
+    offered = f"{backend_path(DOM0, world.attach(), parse_vdev('xvda'))}/multi-queue-max-queues"
+    assert world.store.read(offered) == "1"
+    with pytest.raises(HostError, match="no backend serves domain 0, type third: start `xenblk backend`"):
+        run(world, "--backend-type", "third")
+
+
+def test_regression_a_backend_leaves_xenstore_as_it_was(world: Any) -> None:
+    before = list(nodes(world.store, ""))
+    backend = world.backend()
+    world.eventually(lambda: world.store.exists(node("log_stats")), "parameters")
+    backend.stop()
+    assert list(nodes(world.store, "")) == before
+
+
+def test_a_guest_keeps_what_its_toolstack_made_for_it(world: Any) -> None:
+    world.control.call("create", domid=3)
+    before = list(nodes(world.store, ""))
+    parameters = ParameterNodes(world.store, Domid(3), xenblk.BackendParameters())
+    parameters.show()
+    assert world.store.exists(f"{parameters_path(Domid(3))}/log_stats")
+    parameters.remove()
+    assert list(nodes(world.store, "")) == before
+
+
 def test_what_is_written_past_the_command_is_refused_by_the_backend(world: Any) -> None:
     world.backend()
     world.eventually(lambda: world.store.exists(node("log_stats")), "parameters")
@@ -89,6 +128,27 @@ def test_what_is_written_past_the_command_is_refused_by_the_backend(world: Any) 
     world.eventually(lambda: world.store.exists(node("log_stats")), "a node that was removed")
     world.store.write(node("nothing"), "1")
     world.store.write(node("log_stats"), "Y")
+
+
+def test_regression_what_is_written_as_soon_as_it_is_shown_is_seen(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    show, written = ParameterNodes.show, []
+
+    def show_and_write(nodes: ParameterNodes) -> None:
+        show(nodes)
+        if not written:
+            written.append(world.store.write(node("max_persistent_grants"), "-1"))
+
+    monkeypatch.setattr(ParameterNodes, "show", show_and_write)
+    platform = EmulatedPlatform(world.run_dir, DOM0)
+    backend = xenblk.Backend(platform)
+    thread = threading.Thread(target=backend.run)
+    thread.start()
+    try:
+        world.eventually(lambda: written and world.store.read(node("max_persistent_grants")) == "1056", "what stays")
+    finally:
+        backend.stop()
+        thread.join()
+        platform.close()
 
 
 @pytest.mark.parametrize("engine", ENGINES)

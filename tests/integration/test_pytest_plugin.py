@@ -176,7 +176,7 @@ LEAVES = """
 import os, signal, subprocess, sys
 from pathlib import Path
 
-def test_hosts(xenblk_host):
+def test_hosts(xenblk_host, xenblk_disk):
     Path("first").write_text(str(xenblk_host.pid))
 
 def test_same_host_again(xenblk_host, xenblk_frontend):

@@ -7,6 +7,7 @@ write that is in flight. Bios are counted: each ends once, and none with an erro
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,17 @@ class Killer(threading.Thread):
         super().__init__(daemon=True)
         self._world = world
         self._rng = rng
+        self.nr_done: Callable[[], int] = lambda: 0
         self.backend = world.backend()
         self.failure: BaseException | None = None
 
     def run(self) -> None:
-        """KILLS times; the last backend stays."""
+        """KILLS times, and no sooner than the load did something; the last backend stays."""
         try:
-            for _ in range(KILLS):
+            for n in range(KILLS):
                 time.sleep(self._rng.random() * 0.2)
+                enough = (n + 1) * IN_FLIGHT // 2
+                self._world.eventually(lambda enough=enough: self.nr_done() > enough, "any load", HANG_S)
                 self.backend.kill()
                 self.backend = self._world.backend(*self._rng.choice(OFFERS))
         except BaseException as e:  # told to the test, which is another thread
@@ -122,12 +126,12 @@ def test_no_write_is_lost_and_no_request_done_twice(world: Any, tmp_path: Path, 
     killer = Killer(world, random.Random(rng.random()))
     frontend = world.frontend(world.attach(str(image)), engine=engine, nr_queues=nr_queues, recover=True)
     disk = ModelledDisk(frontend, rng)
+    killer.nr_done = lambda: disk.nr_done
     killer.start()
     while killer.is_alive():
         disk.submit()
         disk.collect(0.01)
     assert killer.failure is None
     disk.finish()
-    assert disk.nr_done > KILLS * IN_FLIGHT / 2, "the load did next to nothing between the kills"
     frontend.close()
     assert image.read_bytes() == disk.image()

@@ -1,4 +1,7 @@
-"""A new backend under a frontend that an earlier one left behind, with a ring on it."""
+"""A new backend under a frontend that an earlier one left behind, with a ring on it and no word of what it did.
+
+A disk in memory ends with its backend, so nobody may go on for that; test_inheritance.py has the others.
+"""
 
 import time
 from collections.abc import Callable
@@ -67,7 +70,7 @@ def test_regression_an_old_ring_stays_old(
 ) -> None:
     """Whatever comes between the end of a backend and the next one's connection."""
     first = world.backend()
-    domid = world.attach(str(image))
+    domid = world.attach("memory:4M" if meanwhile == "another that dies" else str(image))
     frontend = raw_frontend(domid)
     frontend.connect()
     frontend.await_backend(XenbusState.CONNECTED)
@@ -89,3 +92,26 @@ def test_regression_an_old_ring_stays_old(
     frontend.await_backend(XenbusState.CLOSING)
     assert "a backend died with requests on this ring" in world.error_of(domid)
     assert frontend.ring.sring.consume() is None
+
+
+@pytest.mark.parametrize("starts_over", [True, False])
+def test_regression_a_frontend_that_notices_late_is_not_refused(
+    world: Any, raw_frontend: Callable[..., Any], starts_over: bool
+) -> None:
+    """It answered a backend that died in the middle of the handshake, and had offered more than the new one does."""
+    first = world.backend()
+    domid = world.attach()
+    first.kill()
+    frontend = raw_frontend(domid)
+    frontend.connect(multi_queue_num_queues="2")
+    world.backend("--max-queues", "1")
+    if starts_over:
+        time.sleep(1.5)
+        assert world.error_of(domid) == ""
+        frontend.switch(XenbusState.INITIALISING)
+        frontend.connect(multi_queue_num_queues="1")
+        frontend.await_backend(XenbusState.CONNECTED)
+        assert frontend.ask(read_request(frontend, 1))[0].status == BlkifStatus.OKAY
+    else:
+        frontend.await_backend(XenbusState.CLOSING)
+        assert "guest requested 2 queues" in world.error_of(domid)

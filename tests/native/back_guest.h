@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "ring/sring.h"
 #include "xenblk/assert.h"
@@ -39,8 +40,8 @@ struct guest {
     struct xb_active_entry active[NR_REFS];
     struct xb_maptrack_entry track[NR_TRACK];
     uint32_t stack[NR_TRACK];
-    struct xb_mapper mapper;
-    struct xb_grantor grantor;
+    struct xb_gnttab_mapper mapper;
+    struct xb_gnttab_grantor grantor;
     struct xb_counters counters;
     struct xb_front_ring front;
     struct xb_back_ring ring;
@@ -140,12 +141,13 @@ static inline void boot(void)
     XB_ASSERT(guest.memory != MAP_FAILED);
     guest.grantor.shared = guest.shared;
     guest.grantor.active = guest.active;
-    guest.grantor.nr_entries = NR_REFS;
+    guest.grantor.base.nr_refs = NR_REFS;
     guest.grantor.nr_frames = NR_FRAMES;
     guest.grantor.instance = 1;
-    guest.grantor.domid = 7;
-    guest.mapper = (struct xb_mapper){
-        .track = guest.track, .nr_track = NR_TRACK, .owner = 1, .domid = BACKEND, .free = guest.stack};
+    guest.grantor.base.domid = 7;
+    guest.mapper = (struct xb_gnttab_mapper){
+        .base = {.ops = xb_gnttab_ops, .max_pages = NR_TRACK},
+        .track = guest.track, .owner = 1, .domid = BACKEND, .free = guest.stack};
     for (uint32_t ref = FIRST_REF; ref < NR_REFS; ref++)
         grant(ref, 0);
     xb_front_ring_init(&guest.front, guest.ring_page, PAGE_SIZE, NR_ENTS, XB_BLKIF_X86_64_SLOT_BYTES);
@@ -156,8 +158,8 @@ static inline void boot(void)
         .context = &guest, .notify = notify_front, .wait = wait_back, .fd = guest.to_back};
     guest.config = (struct xb_back_config){
         .ring = &guest.ring,
-        .mapper = &guest.mapper,
-        .grantor = &guest.grantor,
+        .mapper = &guest.mapper.base,
+        .grantor = &guest.grantor.base,
         .counters = &guest.counters,
         .channel = &guest.channel,
         .disk_memory = disk_fd < 0 ? guest.disk : NULL,

@@ -4,8 +4,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "grants/table.h"
+#include "grants/table_v1.h"
 #include "ring/sring.h"
 #include "xenblk/assert.h"
 #include "xenblk/blkfront/engine.h"
@@ -24,7 +26,7 @@ static uint8_t memory[NR_FRAMES * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)))
 static uint8_t ring_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 static struct xb_grant_entry entries[NR_REFS];
 static struct xb_pool_page pages[NR_POOL];
-static struct xb_grant_table table;
+static struct xb_grant_table_v1 table;
 static struct xb_counters counters;
 static struct xb_front_ring front_ring;
 static struct xb_back_ring back_ring;
@@ -38,7 +40,7 @@ static inline void create_front_with(const struct xb_channel *channel, int persi
     static uint8_t state[NR_REFS];
     struct xb_front_config config = {
         .ring = &front_ring,
-        .table = &table,
+        .table = &table.table,
         .counters = &counters,
         .channel = channel,
         .pages = pages,
@@ -51,7 +53,7 @@ static inline void create_front_with(const struct xb_channel *channel, int persi
         .features = features,
     };
 
-    xb_grant_table_init(&table, entries, stack, state, NR_REFS);
+    xb_grant_table_v1_init(&table, entries, stack, state, NR_REFS);
     memset(&counters, 0, sizeof(counters));
     memset(entries, 0, sizeof(entries));
     for (uint32_t i = 0; i < NR_POOL; i++)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "grants/arena.h"
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "xenblk/assert.h"
 
@@ -25,9 +26,9 @@ static struct xb_grant_entry shared[REF + 1];
 static struct xb_active_entry active[REF + 1];
 static struct xb_maptrack_entry track[1];
 static uint32_t stack[1];
-static struct xb_mapper mapper = {.track = track, .nr_track = 1, .owner = 1, .free = stack};
-static struct xb_grantor grantor = {
-    .shared = shared, .active = active, .nr_entries = REF + 1, .nr_frames = 1, .instance = 1, .domid = 7};
+static struct xb_gnttab_mapper mapper = {.track = track, .base.max_pages = 1, .owner = 1, .free = stack};
+static struct xb_gnttab_grantor grantor = {
+    .shared = shared, .active = active, .nr_frames = 1, .instance = 1, .base = {.domid = 7, .nr_refs = REF + 1}};
 static char *arena;
 static enum refusal of_mapping, of_reservation;
 
@@ -55,7 +56,7 @@ static int is_reserved_or_mapped(void)
 static void map(struct xb_map_grant_ref *op)
 {
     *op = (struct xb_map_grant_ref){
-        .host_addr = (uintptr_t)arena, .flags = GNTMAP_host_map, .ref = REF, .dom = grantor.domid};
+        .host_addr = (uintptr_t)arena, .flags = GNTMAP_host_map, .ref = REF, .dom = grantor.base.domid};
     xb_gnttab_map(&mapper, &grantor, op, 1);
 }
 

@@ -8,7 +8,7 @@
 
 #include "tests/native/back_guest.h"
 
-#define HANG_S 120
+#define HANG_S 300
 
 /* sanitizer/allocator_interface.h, which compilers do not always bring along */
 int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile void *, size_t),

@@ -70,6 +70,8 @@ static int strikes(void)
 
 /* The kernel that is not well */
 
+static struct xb_file_calls healthy;
+
 static ssize_t fail(int error)
 {
     errno = error;
@@ -90,14 +92,14 @@ static ssize_t faulty_rw(ssize_t (*real)(int, const struct iovec *, int, off_t, 
     return real(fd, &first, 1, offset, flags);
 }
 
-static ssize_t faulty_preadv2(int fd, const struct iovec *iov, int nr_iov, off_t offset, int flags)
+static ssize_t faulty_read_at(int fd, const struct iovec *iov, int nr_iov, off_t offset, int flags)
 {
-    return faulty_rw(preadv2, fd, iov, nr_iov, offset, flags);
+    return faulty_rw(healthy.read_at, fd, iov, nr_iov, offset, flags);
 }
 
-static ssize_t faulty_pwritev2(int fd, const struct iovec *iov, int nr_iov, off_t offset, int flags)
+static ssize_t faulty_write_at(int fd, const struct iovec *iov, int nr_iov, off_t offset, int flags)
 {
-    return faulty_rw(pwritev2, fd, iov, nr_iov, offset, flags);
+    return faulty_rw(healthy.write_at, fd, iov, nr_iov, offset, flags);
 }
 
 static int faulty_fdatasync(int fd)
@@ -123,7 +125,7 @@ static int faulty_reap(struct xb_uring *uring, uint64_t *user_data, int32_t *res
 }
 
 static const struct xb_file_calls faulty_calls = {
-    xb_file_direct_alignment, faulty_preadv2, faulty_pwritev2, faulty_fdatasync, faulty_submit, faulty_reap,
+    xb_file_direct_alignment, faulty_read_at, faulty_write_at, faulty_fdatasync, faulty_submit, faulty_reap,
 };
 
 /* The disk and the model */
@@ -282,10 +284,10 @@ static void run(const char *folder, int direct, int use_uring)
 int main(int argc, char **argv)
 {
     static const char *const folders[] = {"/tmp", "/dev/shm", "."};
-    const struct xb_file_calls healthy_calls = xb_file_calls;
     uint8_t *memory = mmap(NULL, DEPTH * NR_IOV * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL) * 2654435761u + 1;
 
+    healthy = xb_file_calls;
     alarm(HANG_S);
     printf("test_file: seed %llu\n", (unsigned long long)seed);
     fflush(stdout);
@@ -296,7 +298,7 @@ int main(int argc, char **argv)
         slots[at].memory = memory + at * NR_IOV * 4096;
     for (uint32_t mode = 0; mode < 3 * 8; mode++) {
         faulty = mode & 1;
-        xb_file_calls = faulty ? faulty_calls : healthy_calls;
+        xb_file_calls = faulty ? faulty_calls : healthy;
         run(folders[mode / 8], (mode >> 1) & 1, (mode >> 2) & 1);
     }
     XB_ASSERT(nr_faults > 0);

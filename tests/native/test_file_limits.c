@@ -27,7 +27,7 @@
 
 #define DEPTH 32
 #define BLOCK 4096
-#define HANG_S 120
+#define HANG_S 300
 
 /* Ways to do an operation. */
 enum { IN_LINE, CACHED, DIRECT, NR_WAYS };

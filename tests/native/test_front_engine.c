@@ -179,11 +179,11 @@ static void test_two_threads(int persistent, int in_place, uint32_t poll_us, uin
     __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
     notify(&to_back);
     pthread_join(thread, NULL);
-    XB_ASSERT(persistent || xb_grant_table_nr_free(&table) == NR_REFS - XB_GRANT_TABLE_RESERVED);
+    XB_ASSERT(persistent || xb_grant_table_v1_nr_free(&table) == NR_REFS - XB_GRANT_TABLE_RESERVED);
     for (uint32_t i = 0; i < NR_REFS; i++)
         entries[i].flags &= GTF_permit_access;
     xb_front_destroy(front);
-    XB_ASSERT(xb_grant_table_nr_free(&table) == NR_REFS - XB_GRANT_TABLE_RESERVED);
+    XB_ASSERT(xb_grant_table_v1_nr_free(&table) == NR_REFS - XB_GRANT_TABLE_RESERVED);
     XB_ASSERT(counters.notify_sent > 0);
 }
 

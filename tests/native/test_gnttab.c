@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "grants/arena.h"
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "xenblk/assert.h"
 
@@ -26,8 +27,8 @@ static struct xb_grant_entry shared[NR_ENTRIES];
 static struct xb_active_entry active[NR_ENTRIES];
 static struct xb_maptrack_entry tracks[2][NR_TRACK];
 static uint32_t stacks[2][NR_TRACK];
-static struct xb_mapper mappers[2];
-static struct xb_grantor grantor;
+static struct xb_gnttab_mapper mappers[2];
+static struct xb_gnttab_grantor grantor;
 static char *arena;
 
 static void setup(void)
@@ -36,7 +37,8 @@ static void setup(void)
     memset(active, 0, sizeof(active));
     memset(tracks, 0, sizeof(tracks));
     for (uint32_t i = 0; i < 2; i++)
-        mappers[i] = (struct xb_mapper){.track = tracks[i], .nr_track = NR_TRACK, .owner = i + 1, .free = stacks[i]};
+        mappers[i] = (struct xb_gnttab_mapper){
+            .track = tracks[i], .base.max_pages = NR_TRACK, .owner = i + 1, .free = stacks[i]};
     for (uint32_t i = 0; i < NR_REFS; i++)
         xb_gnttab_grant(&shared[FIRST_REF + i], 0, 1 + i, 0);
 }
@@ -315,9 +317,10 @@ static void test_release_while_others_work(void)
 int main(void)
 {
     alarm(HANG_S);
-    grantor = (struct xb_grantor){.shared = shared, .active = active, .nr_entries = NR_ENTRIES, .nr_frames = NR_FRAMES};
+    grantor = (struct xb_gnttab_grantor){
+        .shared = shared, .active = active, .base.nr_refs = NR_ENTRIES, .nr_frames = NR_FRAMES};
     grantor.instance = 1;
-    grantor.domid = GRANTOR;
+    grantor.base.domid = GRANTOR;
     grantor.memory_fd = memfd_create("memory", 0);
     XB_ASSERT(grantor.memory_fd >= 0 && ftruncate(grantor.memory_fd, NR_FRAMES * PAGE_SIZE) == 0);
     arena = xb_arena_reserve(NR_FRAMES);

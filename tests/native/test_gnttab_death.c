@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "grants/arena.h"
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "xenblk/assert.h"
 
@@ -36,26 +37,25 @@ static uint32_t stacks[2][NR_TRACK];
 static int memory_fd;
 static char *arena;
 
-static struct xb_grantor grantor_of(struct tables *tables)
+static struct xb_gnttab_grantor grantor_of(struct tables *tables)
 {
-    return (struct xb_grantor){.shared = tables->shared,
-                               .active = tables->active,
-                               .nr_entries = NR_ENTRIES,
-                               .nr_frames = NR_FRAMES,
-                               .instance = 1,
-                               .memory_fd = memory_fd,
-                               .domid = GRANTOR};
+    return (struct xb_gnttab_grantor){.shared = tables->shared,
+                                      .active = tables->active,
+                                      .nr_frames = NR_FRAMES,
+                                      .instance = 1,
+                                      .memory_fd = memory_fd,
+                                      .base = {.domid = GRANTOR, .nr_refs = NR_ENTRIES}};
 }
 
-static struct xb_mapper mapper_of(uint32_t owner)
+static struct xb_gnttab_mapper mapper_of(uint32_t owner)
 {
-    return (struct xb_mapper){
-        .track = live->tracks[owner - 1], .nr_track = NR_TRACK, .owner = owner, .free = stacks[owner - 1]};
+    return (struct xb_gnttab_mapper){
+        .track = live->tracks[owner - 1], .base.max_pages = NR_TRACK, .owner = owner, .free = stacks[owner - 1]};
 }
 
-static int map(struct xb_mapper *mapper, uint32_t slot, uint32_t flags, uint32_t *handle)
+static int map(struct xb_gnttab_mapper *mapper, uint32_t slot, uint32_t flags, uint32_t *handle)
 {
-    struct xb_grantor grantor = grantor_of(live);
+    struct xb_gnttab_grantor grantor = grantor_of(live);
     struct xb_map_grant_ref op = {.host_addr = (uintptr_t)arena + slot * PAGE_SIZE, .ref = REF, .dom = GRANTOR};
 
     op.flags = GNTMAP_host_map | flags;
@@ -64,9 +64,9 @@ static int map(struct xb_mapper *mapper, uint32_t slot, uint32_t flags, uint32_t
     return op.status;
 }
 
-static int unmap(struct xb_mapper *mapper, uint32_t slot, uint32_t handle)
+static int unmap(struct xb_gnttab_mapper *mapper, uint32_t slot, uint32_t handle)
 {
-    struct xb_grantor grantor = grantor_of(live);
+    struct xb_gnttab_grantor grantor = grantor_of(live);
     struct xb_unmap_grant_ref op = {.host_addr = (uintptr_t)arena + slot * PAGE_SIZE, .handle = handle};
 
     xb_gnttab_unmap(mapper, &grantor, &op, 1);
@@ -76,8 +76,8 @@ static int unmap(struct xb_mapper *mapper, uint32_t slot, uint32_t handle)
 /* What the process to die does; its exit status says that all went well. */
 static void live_and_die(void)
 {
-    struct xb_mapper mapper = mapper_of(DEAD);
-    struct xb_grantor grantor = grantor_of(live);
+    struct xb_gnttab_mapper mapper = mapper_of(DEAD);
+    struct xb_gnttab_grantor grantor = grantor_of(live);
     char buffer[16] = "sixteen bytes!!";
     struct xb_copy_segment segments[2] = {{.virt = (uintptr_t)buffer, .ref = REF, .len = sizeof(buffer), .to_grant = 1},
                                           {.virt = (uintptr_t)buffer, .ref = REF, .len = sizeof(buffer)}};
@@ -102,7 +102,7 @@ static void live_and_die(void)
 static uint32_t check_repair(uint32_t reads, uint32_t writes)
 {
     struct tables copy;
-    struct xb_grantor grantor = grantor_of(&copy);
+    struct xb_gnttab_grantor grantor = grantor_of(&copy);
     struct xb_maptrack_entry *survivors[] = {copy.tracks[SURVIVOR - 1]};
     uint32_t released, bits = (reads || writes ? GTF_reading : 0) | (writes ? GTF_writing : 0);
 
@@ -151,7 +151,7 @@ static void step_through(uint32_t reads, uint32_t writes)
 
 int main(void)
 {
-    struct xb_mapper survivor;
+    struct xb_gnttab_mapper survivor;
     uint32_t handle;
 
     alarm(HANG_S);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "grants/arena.h"
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "xenblk/assert.h"
 
@@ -35,8 +36,8 @@ static const uint32_t locked_ref = 8;
 static const uint32_t mapped_ref[2] = {9, 8}; /* what the survivor maps of either domain */
 
 static struct tables *tables;
-static struct xb_grantor grantors[2];
-static struct xb_mapper survivor;
+static struct xb_gnttab_grantor grantors[2];
+static struct xb_gnttab_mapper survivor;
 static uint32_t stack[1];
 static char *arena;
 
@@ -45,7 +46,7 @@ static void map(int domain)
     struct xb_map_grant_ref op = {.host_addr = (uintptr_t)arena, .flags = GNTMAP_host_map, .status = 1};
 
     op.ref = mapped_ref[domain];
-    op.dom = grantors[domain].domid;
+    op.dom = grantors[domain].base.domid;
     xb_gnttab_map(&survivor, &grantors[domain], &op, 1);
     XB_ASSERT(op.status == GNTST_okay && op.handle == 0);
 }
@@ -108,14 +109,15 @@ static void setup(int memory_fd)
     tables = mmap(NULL, sizeof(*tables), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     arena = xb_arena_reserve(1);
     XB_ASSERT(tables != MAP_FAILED && arena && ftruncate(memory_fd, NR_FRAMES * PAGE_SIZE) == 0);
-    survivor = (struct xb_mapper){.track = tables->tracks[1], .nr_track = 1, .owner = SURVIVOR, .free = stack};
+    survivor = (struct xb_gnttab_mapper){
+        .track = tables->tracks[1], .base.max_pages = 1, .owner = SURVIVOR, .free = stack};
     for (uint32_t i = 0; i < 2; i++) {
-        grantors[i] = (struct xb_grantor){.shared = tables->shared[i], .active = tables->active[i]};
-        grantors[i].nr_entries = NR_ENTRIES;
+        grantors[i] = (struct xb_gnttab_grantor){.shared = tables->shared[i], .active = tables->active[i]};
+        grantors[i].base.nr_refs = NR_ENTRIES;
         grantors[i].nr_frames = NR_FRAMES;
         grantors[i].instance = i + 1;
         grantors[i].memory_fd = memory_fd;
-        grantors[i].domid = (uint16_t)(FIRST_DOMID + i);
+        grantors[i].base.domid = (uint16_t)(FIRST_DOMID + i);
         xb_gnttab_grant(&tables->shared[i][mapped_ref[i]], 0, 1, 0);
     }
 }

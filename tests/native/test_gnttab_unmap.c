@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "grants/arena.h"
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "xenblk/assert.h"
 
@@ -24,9 +25,13 @@ static struct xb_grant_entry shared[NR_ENTRIES];
 static struct xb_active_entry active[NR_ENTRIES];
 static struct xb_maptrack_entry track[NR_PAGES];
 static uint32_t stack[NR_PAGES];
-static struct xb_mapper mapper = {.track = track, .nr_track = NR_PAGES, .owner = 1, .free = stack};
-static struct xb_grantor grantor = {
-    .shared = shared, .active = active, .nr_entries = NR_ENTRIES, .nr_frames = NR_PAGES, .instance = 1, .domid = 7};
+static struct xb_gnttab_mapper mapper = {.track = track, .base.max_pages = NR_PAGES, .owner = 1, .free = stack};
+static struct xb_gnttab_grantor grantor = {
+    .shared = shared,
+    .active = active,
+    .nr_frames = NR_PAGES,
+    .instance = 1,
+    .base = {.domid = 7, .nr_refs = NR_ENTRIES}};
 static char *arena;
 static uint32_t handles[NR_PAGES];
 
@@ -68,7 +73,7 @@ static void map_all(void)
     for (uint32_t i = 0; i < NR_PAGES; i++) {
         ops[i] = (struct xb_map_grant_ref){.host_addr = (uintptr_t)arena + i * PAGE_SIZE, .flags = GNTMAP_host_map};
         ops[i].ref = FIRST_REF + i;
-        ops[i].dom = grantor.domid;
+        ops[i].dom = grantor.base.domid;
     }
     xb_gnttab_map(&mapper, &grantor, ops, NR_PAGES);
     for (uint32_t i = 0; i < NR_PAGES; i++) {

@@ -8,8 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "grants/table.h"
+#include "grants/table_v1.h"
 #include "xenblk/assert.h"
 #include "xenblk/blkfront/pool.h"
 #include "xenblk/blkfront/lending.h"
@@ -24,7 +26,7 @@
 
 static uint8_t memory[NR_FRAMES * PAGE_SIZE] __attribute__((aligned(PAGE_SIZE))), elsewhere[NR_FRAMES * PAGE_SIZE];
 static struct xb_grant_entry entries[NR_REFS];
-static struct xb_grant_table table;
+static struct xb_grant_table_v1 table;
 static struct xb_pool_page pages[NR_POOL];
 static struct xb_lender lender;
 static struct xb_loan loan;
@@ -36,12 +38,12 @@ static void begin(void)
     static uint32_t stack[NR_REFS], numbers[2 * NR_POOL];
     static uint8_t state[NR_REFS];
 
-    xb_grant_table_init(&table, entries, stack, state, NR_REFS);
+    xb_grant_table_v1_init(&table, entries, stack, state, NR_REFS);
     for (uint32_t i = 0; i < NR_POOL; i++)
         pages[i] = (struct xb_pool_page){.data = memory + (size_t)i * PAGE_SIZE, .frame = i};
-    xb_pool_init(&lender.pool, &table, BACKEND, pages, NR_POOL, numbers, numbers + NR_POOL);
+    xb_pool_init(&lender.pool, &table.table, BACKEND, pages, NR_POOL, numbers, numbers + NR_POOL);
     lender.max_segments = XB_LOAN_SEGMENTS_MAX;
-    lender.sector_bytes = 512;
+    lender.direct_unit = 512;
     lender.memory = memory;
     lender.memory_bytes = sizeof(memory);
 }
@@ -73,7 +75,7 @@ static void expect_abort(uint8_t *buffer, uint32_t nr_bytes)
 /* The pool has fewer pages than that, so the data is granted in place. */
 static void test_descriptors(void)
 {
-    uint32_t refs[XB_LOAN_INDIRECT_MAX], ref, free = xb_grant_table_nr_free(&table);
+    uint32_t refs[XB_LOAN_INDIRECT_MAX], ref, free = xb_grant_table_v1_nr_free(&table);
     struct xb_lender other = lender;
 
     other.memory = many_bytes;
@@ -83,7 +85,7 @@ static void test_descriptors(void)
     XB_ASSERT(xb_longest_piece(&other, many_bytes, sizeof(many_bytes), MANY) == sizeof(many_bytes));
     XB_ASSERT(xb_lend(&other, many_bytes, sizeof(many_bytes), 1, &loan, segments) == 1);
     XB_ASSERT(loan.count == MANY && loan.nr_indirect == 2);
-    XB_ASSERT(xb_grant_table_nr_free(&table) == free - MANY - 2);
+    XB_ASSERT(xb_grant_table_v1_nr_free(&table) == free - MANY - 2);
     memcpy(refs, segments + 4, sizeof(refs));
     XB_ASSERT(refs[0] != 0 && refs[1] != 0 && refs[2] == 0 && refs[7] == 0);
     for (uint32_t i = 0; i < MANY; i++) {
@@ -91,7 +93,7 @@ static void test_descriptors(void)
         XB_ASSERT(entries[ref].frame == i && entries[ref].flags == GTF_permit_access);
     }
     XB_ASSERT(xb_take_back(&other, &loan, 0) == 0);
-    XB_ASSERT(xb_grant_table_nr_free(&table) == free);
+    XB_ASSERT(xb_grant_table_v1_nr_free(&table) == free);
     lender.pool = other.pool;
 }
 

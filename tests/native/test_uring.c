@@ -7,7 +7,9 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -16,7 +18,7 @@
 
 #define ENTRIES 8
 #define ROUNDS 2000
-#define HANG_S 120
+#define HANG_S 300
 
 static void queue_nop(struct xb_uring *uring, uint64_t user_data)
 {
@@ -151,6 +153,25 @@ static void test_descriptors(void)
     close(first_free);
 }
 
+/* A file that is held is open, and so is its lock held, as long as the ring is there: whoever waits for the lock waits
+ * for the last operation, too. */
+static void test_hold(void)
+{
+    char path[] = "/tmp/xenblk_test_uring.XXXXXX";
+    int fd = mkstemp(path), other = open(path, O_RDWR | O_CLOEXEC);
+    struct xb_uring uring;
+
+    XB_ASSERT(fd >= 0 && other >= 0 && unlink(path) == 0);
+    XB_ASSERT(flock(fd, LOCK_EX) == 0);
+    XB_ASSERT(xb_uring_create(&uring, ENTRIES) == 0);
+    XB_ASSERT(xb_uring_hold(&uring, fd) == 0);
+    close(fd);
+    XB_ASSERT(flock(other, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK);
+    xb_uring_destroy(&uring);
+    XB_ASSERT(flock(other, LOCK_EX) == 0);
+    close(other);
+}
+
 int main(void)
 {
     struct xb_uring uring;
@@ -168,6 +189,7 @@ int main(void)
     test_sleeper_is_woken(&uring);
     xb_uring_destroy(&uring);
     test_descriptors();
+    test_hold();
     printf("test_uring: ok\n");
     return 0;
 }

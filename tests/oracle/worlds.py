@@ -5,6 +5,7 @@ world gives back for a step is, per connection, the messages that came, whole, i
 """
 
 import contextlib
+import itertools
 import socket
 from typing import Final
 
@@ -19,8 +20,11 @@ from xenblk.xenstore.xenstored import Xenstored
 
 DOM0S: Final = ("A", "B")
 GUESTS: Final = ("1", "2", "3")
-ANSWER_S: Final = 3.0
-"""How long the real daemon may take; a message that does not come by then is a difference."""
+PROMPT_S: Final = 0.3
+"""After so long without a message the real daemon is asked something else: its answer says that there is none."""
+ANSWER_S: Final = 30.0
+"""How long the real daemon may take to answer; it is dead if it does not."""
+FIRST_FENCE_ID: Final = 0xFE9CE000
 
 Messages = dict[str, list[Packet]]
 
@@ -106,19 +110,27 @@ class RealWorld:
         self.daemon = RealXenstored("-w", "watch-event=3000", time_scale=50)
         self._sockets: dict[str, socket.socket] = {}
         self._rings: dict[str, RingClient] = {}
+        self._parsers: dict[str, PacketParser] = {}
+        self._came: dict[str, list[Packet]] = {}
+        self._fence_ids = itertools.count(FIRST_FENCE_ID)
         for name in DOM0S:
             self._connect(name)
 
     def _connect(self, name: str) -> None:
         sock = self._sockets[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.connect(self.daemon.socket)
-        sock.settimeout(ANSWER_S)
+        self._begin(name)
+
+    def _begin(self, name: str) -> None:
+        self._parsers[name] = PacketParser()
+        self._came[name] = []
 
     def create(self, name: str, _expected: Messages) -> Messages:
         """A domain is there; it is introduced by a request."""
         domid = int(name)
         page = self.daemon.create_domain(domid)
         self._rings[name] = RingClient(page, lambda: self.daemon.notify(domid))
+        self._begin(name)
         return {}
 
     def destroy(self, name: str, expected: Messages) -> Messages:
@@ -154,27 +166,38 @@ class RealWorld:
         return {name: [self._message(name) for _ in messages] for name, messages in expected.items()}
 
     def _fence(self, name: str) -> None:
-        """Until the daemon has done what it was told before. What is asked does nothing, nor does the answer matter."""
-        self._held = []
-        self._send(name, encode(XsMsgType.GET_DOMAIN_PATH, 0xFE9CE, 0, b"0\0"))
-        while (packet := self._read(name)).req_id != 0xFE9CE:
-            self._held.append(packet)
+        """Until the daemon has done what it was told before, and all that it said to `name` came."""
+        fence = self._ask_nothing(name)
+        while (packet := self._read(name, ANSWER_S)).req_id != fence:
+            self._came[name].append(packet)
 
-    _held: list[Packet] = []
+    def _ask_nothing(self, name: str) -> int:
+        """A question that changes nothing, and whose answer does not matter: its request's number."""
+        fence = next(self._fence_ids)
+        self._send(name, encode(XsMsgType.GET_DOMAIN_PATH, fence, 0, b"0\0"))
+        return fence
 
     def fence(self, names: list[str]) -> Messages:
         """Messages that came and were not expected, on any connection."""
         extra: Messages = {}
         for name in names:
-            self._send(name, encode(XsMsgType.GET_DOMAIN_PATH, 0xFE9CE, 0, b"0\0"))
-            while (packet := self._message(name)).req_id != 0xFE9CE:
-                extra.setdefault(name, []).append(packet)
+            self._fence(name)
+            if self._came[name]:
+                extra[name], self._came[name] = self._came[name], []
         return extra
 
     def _message(self, name: str) -> Packet:
-        if name == "A" and self._held:
-            return self._held.pop(0)
-        return self._read(name)
+        """The next one; TimeoutError if the daemon has none, however slow it is."""
+        if not self._came[name]:
+            try:
+                return self._read(name, PROMPT_S)
+            except TimeoutError:
+                if self.daemon.process.poll() is not None:
+                    raise
+                self._fence(name)
+        if not self._came[name]:
+            raise TimeoutError("nothing came")
+        return self._came[name].pop(0)
 
     def _send(self, name: str, data: bytes) -> None:
         if name in self._sockets:
@@ -182,15 +205,17 @@ class RealWorld:
         else:
             self._rings[name].send(data)
 
-    def _read(self, name: str) -> Packet:
-        parser = PacketParser()
+    def _read(self, name: str, patience_s: float) -> Packet:
+        parser = self._parsers[name]
         while (packet := parser.next()) is None:
-            parser.feed(self._receive(name, parser.missing_bytes))
+            parser.feed(self._receive(name, parser.missing_bytes, patience_s))
         return packet
 
-    def _receive(self, name: str, nr_bytes: int) -> bytes:
+    def _receive(self, name: str, nr_bytes: int, patience_s: float) -> bytes:
         if name not in self._sockets:
-            return self._rings[name].receive(nr_bytes, ANSWER_S)
+            ring = self._rings[name]
+            return ring.receive(1, patience_s) + ring.take(nr_bytes - 1)
+        self._sockets[name].settimeout(patience_s)
         data = self._sockets[name].recv(nr_bytes)
         if not data:
             raise ConnectionError(f"the real xenstored closed {name}")

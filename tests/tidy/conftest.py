@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("xenblk", "ring", "grants", "harness", "tests", "benchmarks", "examples", "docs", ".ci")
+FOLDERS = ("xenblk", "ring", "grants", "harness", "lab", "tests", "benchmarks", "examples", "docs", "contrib", ".ci")
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,13 @@ from xenblk.blkback.parameters import BackendParameters
 from xenblk.disk import Disk, open_disk
 from xenblk.errors import BlkifPeerError, PeerGoneError, XenstoreError
 from xenblk.platform import Platform
+from xenblk.toolstack import BACKEND_TYPE, check_backend_type
 
 _log: Final = logging.getLogger("xenblk.blkback")
 
 _TOKEN_DEVICES: Final = "devices"
 _TOKEN_PARAMETERS: Final = "parameters"
+_TOKEN_RELEASED: Final = "released"
 _TICK_S: Final = 0.25
 """How often every device looks at what nobody tells it of, such as the size of its disk."""
 
@@ -25,7 +27,8 @@ _TICK_S: Final = 0.25
 class Backend:
     """Serves every vbd below its domain's `backend/vbd`. `run` in one thread, `stop` from any.
 
-    With `charging` the requests of all rings wait for charges by hand (charging.py).
+    With `charging` the requests of all rings wait for charges by hand (charging.py). A `backend_type` other than vbd
+    is the name of another folder, where no other backend of the domain looks. UsageError for what is no node's name.
     """
 
     def __init__(
@@ -34,14 +37,16 @@ class Backend:
         parameters: BackendParameters | None = None,
         opener: OpenDisk | None = None,
         charging: Charging | None = None,
+        backend_type: str = BACKEND_TYPE,
     ) -> None:
+        check_backend_type(backend_type)
         self._platform = platform
         self._parameters = dataclasses.replace(parameters or BackendParameters())
         self._open_disk = opener or self._open_image
         self._charging = charging
         self._store = platform.xenstore()
-        self._nodes = ParameterNodes(self._store, platform.domid, self._parameters)
-        self._root = f"/local/domain/{platform.domid}/backend/vbd"
+        self._nodes = ParameterNodes(self._store, platform.domid, self._parameters, backend_type)
+        self._root = f"/local/domain/{platform.domid}/backend/{backend_type}"
         self._devices: dict[str, Vbd] = {}
         self._stopping = False
 
@@ -51,9 +56,10 @@ class Backend:
     def run(self) -> None:
         """Serve until `stop`. PeerGoneError if xenstore goes away; whatever was mapped is given back even then."""
         try:
+            self._store.watch(self._nodes.path, _TOKEN_PARAMETERS)  # first: who sees them may write them at once
             self._nodes.show()
-            self._store.watch(self._nodes.path, _TOKEN_PARAMETERS)
             self._store.watch(self._root, _TOKEN_DEVICES)
+            self._store.watch("@releaseDomain", _TOKEN_RELEASED)
             next_tick_s = time.monotonic() + _TICK_S
             while not self._stopping:
                 event = self._store.next_event(max(0.0, next_tick_s - time.monotonic()))
@@ -83,6 +89,8 @@ class Backend:
                 self._on_own_node(path)
             elif token == _TOKEN_PARAMETERS:
                 self._nodes.changed(path)
+            elif token == _TOKEN_RELEASED:
+                self._attend_all(Vbd.domain_released)
             elif token in self._devices:
                 self._attend(token, Vbd.frontend_changed)
         except XenstoreError as e:
@@ -91,9 +99,12 @@ class Backend:
             self._look_for_devices()
 
     def _tick(self) -> None:
+        self._attend_all(Vbd.tick)
+
+    def _attend_all(self, step: Callable[[Vbd], None]) -> None:
         for path in list(self._devices):
             try:
-                self._attend(path, Vbd.tick)
+                self._attend(path, step)
             except XenstoreError as e:
                 _log.debug("%s: %s", path, e)
 
@@ -103,6 +114,8 @@ class Backend:
             self._look_for_devices()
         else:
             self._attend(device, lambda vbd: vbd.own_node_changed(path[len(device) + 1 :]))
+            if device not in self._devices:
+                self._look_for_devices()
 
     def _attend(self, path: str, step: Callable[[Vbd], None]) -> None:
         """Let one device take a step. A bug that shows in it is the end of that device's connection, and of no other's.

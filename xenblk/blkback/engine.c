@@ -5,7 +5,6 @@
 
 /* The ring's thread: requests come off the ring, responses go on it, and between batches it polls, then sleeps. */
 
-#define PUBLISH_EVERY 4 /* responses: the guest goes on while we serve the rest */
 #define RESPONSE_BYTES 16
 
 /* Serving */
@@ -15,9 +14,14 @@ static void publish(struct xb_back *back)
     if (back->nr_responses == 0)
         return;
     xb_copy_fence(back->how); /* the guest that sees the responses sees the data */
-    back->nr_responses = 0;
     back->pushed = 1;
     back->notify |= (uint32_t)xb_back_ring_push(back->ring);
+    while (back->nr_responses > 0) {
+        struct xb_journal_entry *entry = back->answered[--back->nr_responses];
+
+        xb_journal_forget(entry);
+        back->free_entries[back->nr_free_entries++] = entry;
+    }
 }
 
 static void respond(struct xb_back *back, struct record *record)
@@ -26,10 +30,12 @@ static void respond(struct xb_back *back, struct record *record)
     int put;
 
     xb_blkif_pack_response(response, RESPONSE_BYTES, record->request.id, record->request.operation, record->status);
+    xb_journal_answer(record->entry, back->ring->rsp_prod_pvt);
     put = xb_back_ring_put_head(back->ring, response, RESPONSE_BYTES);
     XB_ASSERT(put); /* each record is a request that was consumed */
+    back->answered[back->nr_responses++] = record->entry;
     record_give(back, record);
-    if (++back->nr_responses >= PUBLISH_EVERY)
+    if (back->nr_responses == PUBLISH_EVERY)
         publish(back);
 }
 
@@ -64,7 +70,6 @@ static uint32_t reap(struct xb_back *back)
 /* Take one request off the ring: 1, 0 if there is none, no record for it or a barrier before it, or XB_RING_BROKEN. */
 static int take_request(struct xb_back *back)
 {
-    uint8_t slot[XB_BLKIF_SLOT_BYTES_MAX];
     struct record *record;
 
     if (back->draining || !xb_back_ring_look(back->ring))
@@ -76,8 +81,14 @@ static int take_request(struct xb_back *back)
         back->counters->oo_req++;
         return 0;
     }
-    xb_back_ring_consume(back->ring, slot);
-    xb_blkif_parse(slot, back->ring->entry_size, &record->request);
+    /* A slot is ours until its response is published; only a guest that does not wait for that makes us need more. */
+    if (back->nr_free_entries == 0)
+        publish(back);
+    XB_ASSERT(back->nr_free_entries > 0);
+    record->entry = back->free_entries[--back->nr_free_entries];
+    xb_back_ring_consume(back->ring, record->entry->slot);
+    xb_journal_take(record->entry, back->ring->req_cons - 1);
+    xb_blkif_parse(record->entry->slot, back->ring->entry_size, &record->request);
     if (back->config.charged_by_hand) {
         XB_ASSERT(back->nr_live < back->ring->nr_ents); /* all were told since the last batch */
         back->live[back->nr_live++] = record->user_id;

@@ -40,6 +40,8 @@ struct xb_back_config {
     uint64_t secret;            /* a random number that the guest does not know */
     uint32_t poll_us;           /* busy polling before each sleep, at most */
     uint32_t nr_records;
+    struct xb_journal_entry *journal; /* nr_ents entries that are free; NULL: the engine's own, for nobody */
+    int journal_fd; /* its file, which is kept open until the disk is done, even if this process dies first */
     uint32_t charged_by_hand; /* a record serves one request for each charge; else it is free again at once */
 };
 

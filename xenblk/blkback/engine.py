@@ -39,6 +39,7 @@ from xenblk.blkback.checks import (
     check_segments,
     count_sectors,
 )
+from xenblk.blkback.journal import Journal
 from xenblk.blkif import (
     BLKIF_DISCARD_SECURE,
     SEGMENT_BYTES,
@@ -66,7 +67,8 @@ class PythonEngine:
     """Serves one ring of one device. The caller notifies the guest when `serve_batch` says so.
 
     `max_indirect_segments` 0 serves no indirect requests. `unsupported` is told of each flush or barrier that the disk
-    has no way to do, by its operation, from the thread that serves and before the request is answered.
+    has no way to do, by its operation, from the thread that serves and before the request is answered. A `journal` has
+    an entry for each slot of the ring, at least.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class PythonEngine:
         *,
         max_indirect_segments: int = 256,
         unsupported: Callable[[int], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._ring = ring
         self._records = records or ChargedRecords(RECORDS_PER_PAGE_MAX, None)
@@ -89,6 +92,7 @@ class PythonEngine:
         self._counters = counters
         self._max_indirect_segments = max_indirect_segments
         self._unsupported = unsupported or (lambda _operation: None)
+        self._journal = journal or Journal(ring.nr_ents)
 
     def serve_batch(self) -> tuple[bool, bool]:
         """Serve what is on the ring; returns (notify the guest?, call again before sleeping?).
@@ -97,9 +101,14 @@ class PythonEngine:
         """
         served = 0
         while served < self._ring.nr_ents and (slot := self._consume()) is not None:
-            self._ring.put(self._abi.pack_response(self._answer(slot)))
+            self._journal.take(served, slot, self._ring.req_cons - 1 & 0xFFFFFFFF)
+            response = self._abi.pack_response(self._answer(slot))
+            self._journal.answer(served, self._ring.rsp_prod)
+            self._ring.put(response)
             served += 1
         notify = served > 0 and self._publish()
+        for number in range(served):
+            self._journal.forget(number)
         return notify, self._ring.final_check()
 
     def _consume(self) -> bytes | None:

@@ -28,8 +28,21 @@ struct xb_file {
     struct xb_uring uring;
 };
 
+/* One buffer, as a small request has, is the cheaper call: the kernel copies no vector in. */
+static ssize_t read_at(int fd, const struct iovec *iov, int nr_iov, off_t offset, int flags)
+{
+    return nr_iov == 1 && flags == 0 ? pread(fd, iov->iov_base, iov->iov_len, offset)
+                                     : preadv2(fd, iov, nr_iov, offset, flags);
+}
+
+static ssize_t write_at(int fd, const struct iovec *iov, int nr_iov, off_t offset, int flags)
+{
+    return nr_iov == 1 && flags == 0 ? pwrite(fd, iov->iov_base, iov->iov_len, offset)
+                                     : pwritev2(fd, iov, nr_iov, offset, flags);
+}
+
 struct xb_file_calls xb_file_calls = {
-    xb_file_direct_alignment, preadv2, pwritev2, fdatasync, xb_uring_submit, xb_uring_reap,
+    xb_file_direct_alignment, read_at, write_at, fdatasync, xb_uring_submit, xb_uring_reap,
 };
 
 /* Creating */
@@ -78,6 +91,12 @@ static int direct_fits(int fd)
     int alignment = xb_file_calls.direct_alignment(fd);
 
     return alignment > 0 && alignment <= XB_FILE_MAX_DIRECT_ALIGNMENT;
+}
+
+int xb_file_hold(struct xb_file *file, int held_fd)
+{
+    /* In line, a process does not end before its operation does. */
+    return file->flags & XB_FILE_URING ? xb_uring_hold(&file->uring, held_fd) : 0;
 }
 
 struct xb_file *xb_file_create(int fd, uint32_t depth, int use_uring)
@@ -174,9 +193,9 @@ static ssize_t call(const struct xb_file *file, const struct xb_file_op *op, int
 
     do {
         if (op->kind == XB_FILE_READ)
-            done = xb_file_calls.preadv2(file->fd, op->iov, (int)nr_iov_now(op), (off_t)op->offset, flags);
+            done = xb_file_calls.read_at(file->fd, op->iov, (int)nr_iov_now(op), (off_t)op->offset, flags);
         else if (op->kind == XB_FILE_WRITE)
-            done = xb_file_calls.pwritev2(file->fd, op->iov, (int)nr_iov_now(op), (off_t)op->offset, flags);
+            done = xb_file_calls.write_at(file->fd, op->iov, (int)nr_iov_now(op), (off_t)op->offset, flags);
         else
             done = xb_file_calls.fdatasync(file->fd);
     } while (done < 0 && errno == EINTR);

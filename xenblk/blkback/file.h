@@ -65,6 +65,10 @@ int xb_file_direct_alignment(int fd);
  * a blkif segment has no more. No io_uring is no error. */
 struct xb_file *xb_file_create(int fd, uint32_t depth, int use_uring);
 
+/* Before the first operation: keep the open file of `held_fd` open until the last one is done, even one that outlives
+ * the process. 0, or -errno. */
+int xb_file_hold(struct xb_file *file, int held_fd);
+
 /* Waits for operations in flight, which are then complete and not reported; does not close the fd. NULL is fine. */
 void xb_file_destroy(struct xb_file *file);
 

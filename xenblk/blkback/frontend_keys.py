@@ -14,6 +14,7 @@ from xenblk.abi import EvtchnPort, GrantRef
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkif import ABI_BY_PROTOCOL, Abi
 from xenblk.errors import BlkifPeerError
+from xenblk.xenstore.client import XenstoreTransaction
 
 U32_MAX: Final = 0xFFFFFFFF
 
@@ -64,6 +65,11 @@ def read_frontend_keys(read: Reader, parameters: BackendParameters) -> FrontendK
         abi=_abi(read("protocol"), parameters.default_protocol),
         persistent=read("feature-persistent") == "1",
     )
+
+
+def read_keys(transaction: XenstoreTransaction, frontend_path: str, parameters: BackendParameters) -> FrontendKeys:
+    """The same from the frontend's directory in xenstore."""
+    return read_frontend_keys(lambda key: transaction.read(f"{frontend_path}/{key}", "") or None, parameters)
 
 
 def _nr_queues(read: Reader, most: int) -> int:

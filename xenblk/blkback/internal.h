@@ -5,13 +5,14 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "grants/gnttab.h"
 #include "grants/gref_map.h"
+#include "grants/mapper.h"
 #include "grants/slots.h"
 #include "ring/sring.h"
 #include "xenblk/assert.h"
 #include "xenblk/blkback/engine.h"
 #include "xenblk/blkback/file.h"
+#include "xenblk/blkback/journal.h"
 #include "xenblk/blkif.h"
 #include "xenblk/channel.h"
 #include "xenblk/copier.h"
@@ -23,6 +24,7 @@
 #define SECTOR_BYTES 512u
 #define SEGMENTS_MAX XB_BLKIF_SEGMENTS_MAX /* of a direct request, and of a batch of maps */
 #define REAP_MAX 32
+#define PUBLISH_EVERY 4 /* responses: the guest goes on while we serve the rest */
 
 /* A granted page lent to a request. */
 struct lent_page {
@@ -61,6 +63,7 @@ struct record {
     uint8_t *bounce; /* in copy mode: a page for each segment */
     uint32_t nr_buffer_pages; /* of these, what takes memory */
     uint64_t user_id;
+    struct xb_journal_entry *entry;
     struct record *next;
 };
 
@@ -116,7 +119,10 @@ struct xb_back {
     uint32_t nr_freed;
     pthread_mutex_t slots_lock; /* for the three above */
 
+    struct xb_journal_entry **free_entries; /* room for nr_ents */
+    uint32_t nr_free_entries;
     uint32_t nr_responses; /* put and not published */
+    struct xb_journal_entry *answered[PUBLISH_EVERY]; /* theirs */
     uint32_t pushed;       /* in this batch */
     uint32_t notify;       /* the event index asked for a notification in this batch */
     uint8_t *memory;       /* of all arrays */
@@ -164,7 +170,8 @@ void purge_all(struct xb_back *back);
 
 /* move.c: between the pages and the disk */
 
-/* Have the data of the read that comes next on the way into the cache. A guess from what the guest may change still. */
+/* Of a memory disk, have the first data of the request that comes next on the way into the caches while this one is
+ * looked at. */
 void move_fetch_ahead(const struct xb_back *back);
 
 /* Begin: 1 if the record is done already, and has its status. */

@@ -70,7 +70,7 @@ static void sort_by_address(struct xb_unmap_grant_ref *ops, uint32_t count)
 void lend_unmap(struct xb_back *back, struct xb_unmap_grant_ref *ops, uint32_t count)
 {
     sort_by_address(ops, count);
-    xb_gnttab_unmap(back->config.mapper, back->config.grantor, ops, count);
+    xb_mapper_unmap(back->config.mapper, back->config.grantor, ops, count);
     for (uint32_t i = 0; i < count; i++)
         XB_ASSERT(ops[i].status == GNTST_okay); /* our own handles, and no more of them than can be unmapped */
     count_atomically(&back->counters->unmap_ops, 1);
@@ -172,7 +172,8 @@ static int map_missing(struct xb_back *back, const struct loan *loan, const uint
     int all = 1;
 
     prepare(back, loan, missing, count, ops);
-    xb_gnttab_map(back->config.mapper, back->config.grantor, ops, count);
+    /* Only what is kept outlives its request, and what would be kept: that leaves one by one. */
+    xb_mapper_map(back->config.mapper, back->config.grantor, ops, count, !back->config.persistent);
     back->counters->map_ops++;
     if (back->config.persistent)
         back->counters->persistent_misses += count;
@@ -215,7 +216,7 @@ static int copy_all(struct xb_back *back, uint32_t count)
 {
     struct xb_copy_segment *ops = back->scratch.copies;
 
-    xb_gnttab_copy(back->config.mapper, back->config.grantor, ops, count);
+    xb_mapper_copy(back->config.mapper, back->config.grantor, ops, count);
     back->counters->copy_ops++;
     for (uint32_t i = 0; i < count; i++) {
         if (ops[i].status != GNTST_okay)

@@ -12,7 +12,7 @@ static uint32_t nr_kept_max(const struct xb_back_config *config)
 {
     /* The limit may be raised later, but a guest cannot have more pages kept than it has references. Beside them a
      * batch that is being unmapped. What is not used of it takes no memory. */
-    return (config->persistent ? config->grantor->nr_entries : 0) + SEGMENTS_MAX;
+    return (config->persistent ? config->grantor->nr_refs : 0) + SEGMENTS_MAX;
 }
 
 static uint32_t max_segments(const struct xb_back_config *config)
@@ -25,7 +25,7 @@ static uint32_t nr_slots(const struct xb_back_config *config)
     /* Kept pages, and the pages of all requests; but no more than the process may have mapped, and beside them a batch
      * that the purge has unmapped and a batch that cannot be mapped. */
     uint64_t wanted = nr_kept_max(config) + (uint64_t)config->nr_records * max_segments(config);
-    uint64_t mappable = (uint64_t)config->mapper->nr_track + 2 * SEGMENTS_MAX;
+    uint64_t mappable = (uint64_t)config->mapper->max_pages + 2 * SEGMENTS_MAX;
 
     /* A batch of freed ones waits for a scan. */
     return (uint32_t)(wanted < mappable ? wanted : mappable) + SEGMENTS_MAX;
@@ -48,6 +48,8 @@ static void *carve(struct carver *carver, size_t count, size_t size)
 struct parts {
     struct record *records;
     uint64_t *live;
+    struct xb_journal_entry *journal;
+    struct xb_journal_entry **free_entries;
     void *kept;
     struct xb_gref_entry **idle;
     struct xb_slot *slots;
@@ -81,6 +83,9 @@ static struct parts carve_all(struct carver *carver, const struct xb_back_config
     if (config->grant_copy)
         parts.bounce = carve(carver, config->nr_records, (size_t)max_segments(config) * PAGE_BYTES);
     parts.records = carve(carver, config->nr_records, sizeof(struct record));
+    if (!config->journal)
+        parts.journal = carve(carver, config->ring->nr_ents, sizeof(struct xb_journal_entry));
+    parts.free_entries = carve(carver, config->ring->nr_ents, sizeof(struct xb_journal_entry *));
     parts.live = carve(carver, config->ring->nr_ents, sizeof(uint64_t)); /* a record may be charged again meanwhile */
     parts.kept = carve(carver, xb_gref_map_bytes(kept), 1);
     parts.idle = carve(carver, 2 * (size_t)kept, sizeof(struct xb_gref_entry *));
@@ -116,9 +121,14 @@ static int allocate(struct xb_back *back)
     xb_gref_map_show_count(&back->kept, &back->counters->persistent_current);
     xb_slots_init(&back->slots, parts.slots, nr_slots(config));
     records_init(back, &parts.many, parts.bounce);
+    back->free_entries = parts.free_entries;
+    for (uint32_t i = 0; i < config->ring->nr_ents; i++)
+        back->free_entries[back->nr_free_entries++] = (config->journal ? config->journal : parts.journal) + i;
     back->arena = xb_arena_reserve(nr_slots(config));
     if (!config->disk_memory)
         back->file = xb_file_create(config->disk_fd, config->nr_records, 1);
+    if (back->file && config->journal && xb_file_hold(back->file, config->journal_fd) < 0)
+        return 0;
     return back->arena && (config->disk_memory || back->file);
 }
 

@@ -78,7 +78,6 @@ static int finish(struct xb_back *back, struct record *record, int32_t error)
 /* A memory disk */
 
 #define LINE_BYTES 64
-#define FETCH_LINES 64 /* a page */
 
 /* Of a slot that the guest may write meanwhile: read once, so that what is checked is what is used. */
 struct slot_peek {
@@ -95,27 +94,33 @@ static struct slot_peek peek(const uint8_t *slot, uint32_t sector_at)
     return peek;
 }
 
-/* No further than the end of the disk. */
-static void fetch_sectors(const struct xb_back_config *config, uint64_t sector)
-{
-    const uint8_t *at = (const uint8_t *)config->disk_memory + sector * SECTOR_BYTES;
-    uint64_t nr_lines = (config->disk_sectors - sector) * (SECTOR_BYTES / LINE_BYTES);
-
-    for (uint32_t i = 0; i < FETCH_LINES && i < nr_lines; i++)
-        __builtin_prefetch(at + i * LINE_BYTES);
-}
-
-void move_fetch_ahead(const struct xb_back *back)
+/* Where on the disk the request that comes next begins, NULL if none does, or less than `nr_bytes` of the disk are left
+ * there. A guess from what the guest may change still: the data is fetched, and never believed. */
+static const uint8_t *guess_next(const struct xb_back *back, uint32_t nr_bytes)
 {
     const struct xb_back_config *config = &back->config;
     const uint8_t *slot = xb_back_ring_peek(back->ring);
     struct slot_peek next;
 
     if (!slot)
-        return;
+        return NULL;
     next = peek(slot, back->sector_at);
-    if (config->disk_memory && next.operation == XB_BLKIF_READ && next.sector < config->disk_sectors)
-        fetch_sectors(config, next.sector);
+    if (next.operation > XB_BLKIF_WRITE || next.sector >= config->disk_sectors ||
+        config->disk_sectors - next.sector < nr_bytes / SECTOR_BYTES)
+        return NULL;
+    return (const uint8_t *)config->disk_memory + next.sector * SECTOR_BYTES;
+}
+
+/* As many lines as a core waits for at a time. The copy before it fetches the rest. */
+void move_fetch_ahead(const struct xb_back *back)
+{
+    const uint8_t *next = back->config.disk_memory ? guess_next(back, SECTOR_BYTES) : NULL;
+
+    if (!next)
+        return;
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < SECTOR_BYTES; i += LINE_BYTES)
+        __builtin_prefetch(next + i);
 }
 
 /* Once a batch, for the first read in it: as many requests as are there, and as large as this one. */
@@ -134,11 +139,13 @@ static int move_memory(struct xb_back *back, struct record *record)
         choose_store(back, record);
     for (uint32_t i = 0; i < record->loan.nr_segments; i++) {
         uint32_t size = segment_bytes(&record->loan.segments[i]);
+        int is_last = i == record->loan.nr_segments - 1;
+        const uint8_t *next = is_last ? guess_next(back, size) : at + size;
 
         if (is_read(record))
-            xb_copy(back->how, buffers[i], at, size);
+            xb_copy(back->how, buffers[i], at, size, next);
         else
-            xb_copy_plain(at, buffers[i], size);
+            xb_copy(XB_COPY_PLAIN, at, buffers[i], size, next);
         at += size;
     }
     return finish(back, record, 0);

@@ -1,7 +1,7 @@
 """The native engine of one ring at work: what engine.h describes, and a thread that keeps its house."""
 
 import errno
-import secrets
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,7 @@ from xenblk._native import ffi, lib
 from xenblk.abi import SECTOR_SIZE
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.housekeeping import Housekeeper
+from xenblk.blkback.journal import Journal
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkback.ring_thread import start_thread
 from xenblk.blkback.stats_log import StatsLog
@@ -28,7 +29,7 @@ NativeDisk = MemoryDisk | FileDisk
 class NativeServer:
     """Serves one ring of one disk. `run` in the ring's thread, `stop` from any; `close` when `run` has returned.
 
-    `unsupported` is told as PythonEngine's is, after the batch.
+    `unsupported` is told as PythonEngine's is, after the batch. A `journal` has an entry for each slot of the ring.
 
     Kept pages are purged by `start`'s thread; without it, by whoever calls `purge`.
 
@@ -50,6 +51,8 @@ class NativeServer:
         stats: StatsLog | None = None,
         charging: Charging | None = None,
         unsupported: Callable[[int], None] | None = None,
+        max_indirect_segments: int | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._unsupported = unsupported or (lambda _operation: None)
         self._ring = ring
@@ -75,9 +78,13 @@ class NativeServer:
         config.unused_timeout_ns = _nanoseconds(parameters.persistent_grant_unused_seconds)
         config.overflowed = overflowed.native
         config.max_buffer_pages = parameters.max_buffer_pages
-        config.secret = secrets.randbits(64)
+        config.secret = int.from_bytes(os.urandom(8), "little")
         config.poll_us = parameters.poll_us
-        config.max_indirect_segments = parameters.max_indirect_segments
+        config.max_indirect_segments = (
+            parameters.max_indirect_segments if max_indirect_segments is None else max_indirect_segments
+        )
+        if journal is not None:
+            config.journal, config.journal_fd = journal.native, journal.fd
         config.nr_records = parameters.records_per_page * ring.nr_pages
         config.charged_by_hand = charging is not None
         self._native: Any = lib.xb_back_create(config)

@@ -5,6 +5,7 @@ refuse to go on without a node. So all of it is there before InitWait, booleans 
 Source: io/blkif.h (backend XenBus nodes).
 """
 
+import dataclasses
 from typing import Final
 
 from xenblk.abi import SECTOR_SIZE
@@ -17,6 +18,14 @@ FEATURE_OF: Final = {BlkifOp.FLUSH_DISKCACHE: "feature-flush-cache", BlkifOp.WRI
 
 Nodes = dict[str, str | None]
 """What to write, by name; None for a node that must not be there."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Offer:
+    """What a frontend was promised, and holds for true as long as it is connected."""
+
+    persistent: bool
+    max_indirect_segments: int
 
 
 def transport_nodes(parameters: BackendParameters) -> Nodes:

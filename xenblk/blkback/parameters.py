@@ -49,6 +49,7 @@ class BackendParameters:
     `max_indirect_segments` is how many segments a request may have in pages of its own, 0 for no such requests.
     `records_per_page` is how many requests per page of a ring may be in work at a time.
     `max_queues` is how many rings one device may have, each served by a thread: as many as there are CPUs, as Linux.
+    `keep_connected` leaves frontends connected when the backend stops: their requests wait for the next one.
     `default_protocol` is what a frontend without a `protocol` node speaks: x86_32-abi to Linux on x86.
     """
 
@@ -66,6 +67,7 @@ class BackendParameters:
     max_indirect_segments: int = 256
     max_buffer_pages: int = 1024
     log_stats: bool = False
+    keep_connected: bool = False
 
     def __post_init__(self) -> None:
         _check_range("max_persistent_grants", self.max_persistent_grants, PAGES_MAX)

@@ -10,14 +10,13 @@ Each is the sum over the rings of the device, also over those of earlier connect
 from the rings' counter files, so a reader neither stops a ring nor keeps one from going.
 """
 
-import os
-import stat
 from pathlib import Path
 from typing import Final
 
 from xenblk.abi import Domid
+from xenblk.blkback.device_nodes import device_numbers
 from xenblk.counters import Counters
-from xenblk.toolstack import backend_path
+from xenblk.toolstack import backend_path, frontend_path
 from xenblk.xenstore.client import Xenstore
 
 NAMES: Final = ("oo_req", "rd_req", "wr_req", "f_req", "ds_req", "rd_sect", "wr_sect")
@@ -43,15 +42,6 @@ def read_attributes(store: Xenstore, backend: Domid, domid: Domid, handle: int) 
 
     A disk that is not a block device has no such numbers: 0:0.
     """
-    path = backend_path(backend, domid, handle)
-    device = store.read(f"{path}/physical-device", "") or _device_numbers(store.read(f"{path}/params", ""))
-    return {"physical_device": device, "mode": store.read(f"{path}/mode", "")}
-
-
-def _device_numbers(params: str) -> str:
-    try:
-        found = os.stat(params)
-    except (OSError, ValueError):
-        return "0:0"
-    device = found.st_rdev if stat.S_ISBLK(found.st_mode) else 0
-    return f"{os.major(device):x}:{os.minor(device):x}"
+    path = store.read(f"{frontend_path(domid, handle)}/backend", "") or backend_path(backend, domid, handle)
+    device = store.read(f"{path}/physical-device", "") or device_numbers(store.read(f"{path}/params", ""))
+    return {"physical_device": device or "0:0", "mode": store.read(f"{path}/mode", "")}

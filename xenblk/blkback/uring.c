@@ -136,6 +136,11 @@ int xb_uring_create(struct xb_uring *uring, uint32_t nr_entries)
     return status;
 }
 
+int xb_uring_hold(struct xb_uring *uring, int fd)
+{
+    return syscall(__NR_io_uring_register, uring->fd, IORING_REGISTER_FILES, &fd, 1) < 0 ? -errno : 0;
+}
+
 void xb_uring_destroy(struct xb_uring *uring)
 {
     if (uring->sqes)

@@ -29,6 +29,10 @@ struct xb_uring {
  * none, ENOMEM, EMFILE; then nothing needs to be destroyed. */
 int xb_uring_create(struct xb_uring *uring, uint32_t nr_entries);
 
+/* Keep the open file of `fd` open, and with it its lock, until the ring is no more and the last operation is done: a
+ * disk may go on with one after the process that submitted it has died. 0, or -errno. */
+int xb_uring_hold(struct xb_uring *uring, int fd);
+
 /* Give back the ring. Operations in flight must have been waited for. */
 void xb_uring_destroy(struct xb_uring *uring);
 

@@ -116,8 +116,7 @@ class Blkfront:
         if self._platform.grant_table.grants(pages[0].frame, len(pages)):
             _log.warning("%s: %d pages are granted to the backend still, and not used again", self._path, len(pages))
             return
-        for page in pages:
-            self._platform.memory.free_page(page)
+        self._platform.memory.free_pages(pages)
 
     def submit(
         self, op: BlkifOp, offset: int = 0, buffer: memoryview | None = None, *, nr_bytes: int = 0, secure: bool = False

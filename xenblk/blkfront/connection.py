@@ -11,7 +11,7 @@ from xenblk.blkfront.lending import Lender
 from xenblk.blkfront.native_engine import NativeFrontEngine
 from xenblk.blkif import NATIVE, SEGMENTS_PER_INDIRECT_PAGE, Abi
 from xenblk.engines import ENGINES
-from xenblk.grants import GrantPool, Page
+from xenblk.grants import GrantPool
 from xenblk.platform import Platform
 from xenblk.ring import FrontRing
 
@@ -35,15 +35,9 @@ class Ring:
             undo.callback(self._give_pages_back)
             self._view = platform.memory.join(self._pages)
             self.sring = FrontRing(self._view, abi.entry_size)
-            for page in self._pages:
-                self.refs.append(self._grant(page, backend))
+            self.refs += platform.grant_table.grant(backend, [page.frame for page in self._pages])
             self.channel = platform.alloc_unbound(backend)
             undo.pop_all()
-
-    def _grant(self, page: Page, backend: Domid) -> GrantRef:
-        ref = self._platform.grant_table.allocate()
-        self._platform.grant_table.grant_access(ref, backend, page.frame)
-        return ref
 
     def keys(self) -> dict[str, str]:
         """The nodes that tell the backend how to reach this ring, its size in both dialects (io/blkif.h, note 3)."""

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "grants/table.h"
 #include "ring/sring.h"
@@ -21,6 +22,7 @@
 
 #define CACHE_LINE 64
 #define SECTOR_SHIFT 9
+#define PAGE_BYTES 4096u
 
 /* Requests after which a fill lets the backend see them: it works on the first while we copy for the later ones. */
 #define PUBLISH_EVERY 8
@@ -59,6 +61,15 @@ static void lay_out(struct xb_front *front, const struct xb_front_config *config
                  numbers + config->nr_pages);
 }
 
+/* A segment is a whole number of the disk's own sectors. Where a page that is granted first takes the place of another,
+ * nobody else may be using any part of it: whole pages, then. */
+static uint32_t direct_unit_of(const struct xb_front_config *config)
+{
+    if (!xb_grant_table_sees_mappings(config->table))
+        return PAGE_BYTES;
+    return config->sector_bytes > 0 ? config->sector_bytes : 1u << SECTOR_SHIFT;
+}
+
 struct xb_front *xb_front_create(const struct xb_front_config *config)
 {
     const struct xb_front_ring *ring = config->ring;
@@ -80,7 +91,7 @@ struct xb_front *xb_front_create(const struct xb_front_config *config)
     front->lender.memory = config->memory;
     front->lender.memory_bytes = config->memory_bytes;
     front->lender.persistent = config->persistent;
-    front->lender.sector_bytes = config->sector_bytes > 0 ? config->sector_bytes : 1u << SECTOR_SHIFT;
+    front->lender.direct_unit = direct_unit_of(config);
     front->lender.max_segments = max_segments;
     front->own_features.flush_cache = 1;
     front->features = config->features == NULL ? &front->own_features : config->features;
@@ -158,7 +169,10 @@ static void write_head(const struct xb_front *front, uint8_t *slot, const struct
         head |= bio->secure ? XB_BLKIF_DISCARD_SECURE << 8 : 0;
         memcpy(tail, &nr_sectors, sizeof(nr_sectors));
     }
-    memcpy(slot, &head, front->id_at == 8 ? 8 : 4);
+    if (front->id_at == 8)
+        memcpy(slot, &head, 8);
+    else
+        memcpy(slot, &head, 4);
     memcpy(slot + front->id_at, &number, sizeof(number));
     memcpy(slot + front->id_at + 8, &sector, sizeof(sector));
 }

@@ -1,12 +1,12 @@
 /* Inside of engine.c and completion.c, which include what this builds on first. */
 
-/* A request on the ring; its index is the request's id. */
+/* A request on the ring; its index is the request's id. What a request of a few segments needs is in one cache line. */
 struct xb_shadow {
     struct xb_bio *bio; /* NULL: no such request is waiting */
     uint64_t order;     /* requests put before it */
-    struct xb_loan loan;
     uint8_t op;         /* that the answer must name: of an indirect request the inner one */
-};
+    struct xb_loan loan;
+} __attribute__((aligned(64)));
 
 struct xb_front {
     struct xb_front_ring *ring;

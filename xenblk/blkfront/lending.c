@@ -2,6 +2,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "grants/table.h"
 #include "xenblk/copying.h"
@@ -29,7 +30,7 @@ static uint64_t locate(const struct xb_lender *lender, const uint8_t *buffer, ui
     uint64_t at = (uintptr_t)buffer - (uintptr_t)lender->memory;
 
     if (lender->persistent || at >= lender->memory_bytes || nr_bytes > lender->memory_bytes - at ||
-        at % lender->sector_bytes != 0)
+        (at | nr_bytes) % lender->direct_unit != 0)
         return lender->memory_bytes;
     return at;
 }
@@ -101,37 +102,38 @@ static int bounce(struct xb_lender *lender, int to_backend, struct xb_loan *loan
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
 
         if (to_backend)
-            xb_copy(lender->how, page->data, loan->buffer + at, part);
+            xb_copy(lender->how, page->data, loan->buffer + at, part, NULL);
         write_segment(place_of(lender, loan, segments, i), page->gref, 0, (part >> SECTOR_SHIFT) - 1);
     }
     return 1;
 }
 
-/* References for the data, and pages for the descriptors: 1, or 0 and nothing. */
-static int take_in_place(struct xb_lender *lender, struct xb_loan *loan)
+/* Pages for the descriptors, and references for the data from `frame` on: 1, or 0 and nothing. */
+static int take_in_place(struct xb_lender *lender, uint32_t frame, struct xb_loan *loan)
 {
     uint32_t *lent = lent_of(loan), *refs = lent + loan->nr_indirect;
 
-    if (!xb_grant_table_allocate(lender->pool.table, refs, loan->count))
+    if (loan->nr_indirect > 0 && !xb_pool_take(&lender->pool, lent, loan->nr_indirect))
         return 0;
-    if (loan->nr_indirect == 0 || xb_pool_take(&lender->pool, lent, loan->nr_indirect))
+    for (uint32_t i = 0; i < loan->count; i++)
+        refs[i] = frame + i;
+    if (xb_grant_table_grant(lender->pool.table, lender->pool.domid, refs, loan->count, 0, refs))
         return 1;
-    xb_grant_table_free(lender->pool.table, refs, loan->count);
+    xb_pool_put(&lender->pool, lent, loan->nr_indirect);
     return 0;
 }
 
 static int grant_in_place(struct xb_lender *lender, uint64_t at, struct xb_loan *loan, uint8_t *segments)
 {
-    uint32_t offset = at % PAGE_SIZE, frame = (uint32_t)(at >> PAGE_SHIFT), left = loan->nr_bytes, *refs;
+    uint32_t offset = at % PAGE_SIZE, left = loan->nr_bytes, *refs;
 
     set_count(lender, loan, (uint64_t)offset + loan->nr_bytes);
-    if (!take_in_place(lender, loan))
+    if (!take_in_place(lender, (uint32_t)(at >> PAGE_SHIFT), loan))
         return 0;
     refs = lent_of(loan) + loan->nr_indirect;
-    for (uint32_t i = 0; i < loan->count; i++, frame++, offset = 0) {
+    for (uint32_t i = 0; i < loan->count; i++, offset = 0) {
         uint32_t part = left < PAGE_SIZE - offset ? left : PAGE_SIZE - offset;
 
-        xb_grant_table_grant(lender->pool.table, refs[i], lender->pool.domid, frame, 0);
         write_segment(place_of(lender, loan, segments, i), refs[i], offset >> SECTOR_SHIFT,
                       ((offset + part) >> SECTOR_SHIFT) - 1);
         left -= part;
@@ -147,9 +149,9 @@ int xb_lend(struct xb_lender *lender, uint8_t *buffer, uint32_t nr_bytes, int to
 
     loan->buffer = buffer;
     loan->nr_bytes = nr_bytes;
-    loan->is_direct = at < lender->memory_bytes;
-    is_lent = loan->is_direct ? grant_in_place(lender, at, loan, segments)
-                              : bounce(lender, to_backend, loan, segments);
+    loan->is_direct = at < lender->memory_bytes && grant_in_place(lender, at, loan, segments);
+    /* The pool may have what the table has not. */
+    is_lent = loan->is_direct || bounce(lender, to_backend, loan, segments);
     if (is_lent && loan->nr_indirect > 0)
         write_descriptors(lender, loan, segments);
     return is_lent;
@@ -160,24 +162,23 @@ static uint32_t end_direct(struct xb_grant_table *table, uint32_t *refs, uint32_
 {
     uint32_t kept = 0;
 
-    for (uint32_t i = 0; i < count; i++) {
-        if (xb_grant_table_end_access(table, refs[i]))
-            xb_grant_table_free(table, &refs[i], 1);
-        else
+    for (uint32_t i = 0; i < count; i++)
+        if (!xb_grant_table_end(table, refs[i]))
             refs[kept++] = refs[i];
-    }
     return kept;
 }
 
 static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan, const uint32_t *pages)
 {
+    const struct xb_grant_entry *shared = lender->pool.table->shared;
+
     for (uint32_t i = 0, at = 0; i < loan->count; i++, at += PAGE_SIZE) {
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
-
         const struct xb_pool_page *page = &lender->pool.pages[pages[i]];
 
         /* The pool will ask for the grant's flags next: they come while the data is copied. */
-        __builtin_prefetch(&lender->pool.table->shared[page->gref]);
+        if (shared != NULL)
+            __builtin_prefetch(&shared[page->gref]);
         xb_copy_plain(loan->buffer + at, page->data, part);
     }
 }

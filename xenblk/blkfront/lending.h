@@ -16,7 +16,7 @@ struct xb_lender {
     struct xb_pool pool;
     uint8_t *memory;       /* the domain's memory: a buffer in it may be lent directly */
     uint64_t memory_bytes; /* 0: bounce always */
-    uint32_t sector_bytes; /* the disk's own sectors: what is lent directly begins and ends with one in each page */
+    uint32_t direct_unit;  /* what is lent directly is a multiple of so many bytes, a power of 2, and begins at one */
     uint32_t max_segments; /* of a request: 11, or more for indirect requests */
     int how;               /* to copy for the backend: XB_COPY_PLAIN or XB_COPY_STREAMING, with its fence */
     uint8_t persistent;
@@ -25,12 +25,12 @@ struct xb_lender {
 /* What one request lends: descriptor pages, then data, as pool pages by their index or as references. */
 struct xb_loan {
     uint8_t *buffer;
-    uint32_t *many;      /* what an indirect request lends: room for max_segments and their descriptor pages */
     uint32_t nr_bytes;
     uint16_t count;      /* segments */
     uint8_t nr_indirect; /* descriptor pages: 0 if the segments fit a slot */
     uint8_t is_direct;
     uint32_t lent[11];
+    uint32_t *many;      /* what an indirect request lends: room for max_segments and their descriptor pages */
 };
 
 /* How many descriptor pages so many segments need at most. */

@@ -8,6 +8,7 @@ Both give segments to put on the ring, and take them back when the response is t
 they stand in descriptor pages of the pool, and the slot names these (an indirect request).
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -21,6 +22,12 @@ from xenblk.platform import Memory
 def nr_indirect_pages(nr_segments: int) -> int:
     """Descriptor pages of a request of so many segments: none if they fit a slot."""
     return -(-nr_segments // SEGMENTS_PER_INDIRECT_PAGE) if nr_segments > BLKIF_MAX_SEGMENTS_PER_REQUEST else 0
+
+
+def request_pages(max_segments: int) -> int:
+    """Segments and descriptor pages of the largest request."""
+    nr_segments = max(max_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST)
+    return nr_segments + nr_indirect_pages(nr_segments)
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -41,6 +48,7 @@ class Lender:
 
     A backend that is not `trusted` is lent pages of the pool only, and sees nothing else of the domain's memory. So is
     what does not begin at a multiple of the disk's `sector_size`: each segment is a whole number of these.
+    GrantError if not even one request can have all its pages granted.
     """
 
     def __init__(
@@ -61,8 +69,10 @@ class Lender:
         self._backend = backend
         self._persistent = persistent
         self._in_place = trusted and not persistent
-        self._sector_size = sector_size
+        # Where a page that is granted first takes the place of another, nobody else may be using any part of it.
+        self._direct_unit = sector_size if table.sees_mappings else PAGE_SIZE
         self._max_segments = max(max_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST)
+        pool.prepare(request_pages(max_segments))
 
     def longest_piece(self, op: BlkifOp, buffer: memoryview) -> int:
         """How many bytes from the start of a buffer one request can carry. There is no indirect barrier."""
@@ -76,27 +86,28 @@ class Lender:
         WouldBlockError, and nothing is granted, if the pool or the table lacks any of what the whole request needs.
         """
         located = self._locate(buffer)
-        if located is None:
-            return self._bounce(op, buffer)
-        return self._grant_in_place(*located, buffer.nbytes)
+        if located is not None:
+            with contextlib.suppress(WouldBlockError):  # the pool may have what the table has not
+                return self._grant_in_place(*located, buffer.nbytes)
+        return self._bounce(op, buffer)
 
     def _locate(self, buffer: memoryview) -> tuple[int, int] | None:
         located = self._memory.locate(buffer) if self._in_place else None
-        return located if located and located[1] % self._sector_size == 0 else None
+        if located is None or located[1] % self._direct_unit or buffer.nbytes % self._direct_unit:
+            return None
+        return located
 
     def _bounce(self, op: BlkifOp, buffer: memoryview) -> Loan:
         nr_pages = -(-buffer.nbytes // PAGE_SIZE)
         nr_indirect = nr_indirect_pages(nr_pages)
-        self._pool.reserve(nr_indirect + nr_pages)
-        descriptors = [self._pool.take() for _ in range(nr_indirect)]
-        entries, segments = [], []
-        for start in range(0, buffer.nbytes, PAGE_SIZE):
+        taken = self._pool.take(nr_indirect + nr_pages)
+        descriptors, entries = taken[:nr_indirect], taken[nr_indirect:]
+        segments = []
+        for start, entry in zip(range(0, buffer.nbytes, PAGE_SIZE), entries, strict=True):
             part = buffer[start : start + PAGE_SIZE]
-            entry = self._pool.take()
             assert entry.gref is not None
             if op != BlkifOp.READ:
                 entry.page.view[: part.nbytes] = part
-            entries.append(entry)
             segments.append(BlkifSegment(entry.gref, 0, part.nbytes // SECTOR_SIZE - 1))
         return self._described(Loan(tuple(segments), entries=entries, descriptors=descriptors))
 
@@ -108,27 +119,22 @@ class Lender:
         return loan
 
     def _grant_in_place(self, frame: int, offset: int, nr_bytes: int) -> Loan:
-        refs, descriptors = self._take_in_place(-(-(offset + nr_bytes) // PAGE_SIZE))
+        refs, descriptors = self._take_in_place(frame, -(-(offset + nr_bytes) // PAGE_SIZE))
         segments = []
         for ref in refs:
             part = min(nr_bytes, PAGE_SIZE - offset)
-            self._table.grant_access(ref, self._backend, frame)
             segments.append(BlkifSegment(ref, offset // SECTOR_SIZE, (offset + part) // SECTOR_SIZE - 1))
-            frame, offset, nr_bytes = frame + 1, 0, nr_bytes - part
+            offset, nr_bytes = 0, nr_bytes - part
         return self._described(Loan(tuple(segments), refs=refs, descriptors=descriptors))
 
-    def _take_in_place(self, nr_pages: int) -> tuple[list[GrantRef], list[PoolEntry]]:
-        refs: list[GrantRef] = []
+    def _take_in_place(self, frame: int, nr_pages: int) -> tuple[list[GrantRef], list[PoolEntry]]:
+        descriptors = self._pool.take(nr_indirect_pages(nr_pages))
         try:
-            while len(refs) < nr_pages:
-                refs.append(self._table.allocate())
-            nr_indirect = nr_indirect_pages(nr_pages)
-            self._pool.reserve(nr_indirect)
-        except (GrantError, WouldBlockError) as error:
-            for ref in refs:
-                self._table.free(ref)
+            return self._table.grant(self._backend, range(frame, frame + nr_pages)), descriptors
+        except GrantError as error:
+            for entry in descriptors:
+                self._pool.put_back(entry)
             raise WouldBlockError(f"{nr_pages} grant references are needed: {error}") from error
-        return refs, [self._pool.take() for _ in range(nr_indirect)]
 
     def take_back(self, op: BlkifOp, buffer: memoryview, loan: Loan) -> None:
         """End a loan after its response; a read's data is copied out whatever the status was, as Linux does.
@@ -162,10 +168,4 @@ class Lender:
 
     def _end_access(self, refs: Sequence[GrantRef]) -> list[GrantRef]:
         """Those that are mapped, and granted, still."""
-        kept = []
-        for ref in refs:
-            if self._table.end_access(ref):
-                self._table.free(ref)
-            else:
-                kept.append(ref)
-        return kept
+        return [ref for ref in refs if not self._table.end_access(ref)]

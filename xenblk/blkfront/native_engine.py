@@ -8,10 +8,11 @@ from xenblk._native import ffi, lib
 from xenblk.abi import BLKIF_MAX_SEGMENTS_PER_REQUEST, SECTOR_SIZE, Domid, GrantRef
 from xenblk.blkfront.bio import Bio
 from xenblk.blkfront.features import Features
+from xenblk.blkfront.lending import request_pages
 from xenblk.blkif import BLKIF_MAX_INDIRECT_SEGMENTS, Abi, BlkifStatus
 from xenblk.counters import Counters
-from xenblk.errors import BlkifPeerError, PeerError, UsageError
-from xenblk.grants import GrantTable, allocate_pages
+from xenblk.errors import BlkifPeerError, GrantError, PeerError, UsageError
+from xenblk.grants import GrantTable
 from xenblk.platform import EventChannel, Memory
 from xenblk.ring import FrontRing
 
@@ -54,7 +55,8 @@ class NativeFrontEngine:
         self._nr_refs_max = ring.nr_ents * max(max_segments, BLKIF_MAX_SEGMENTS_PER_REQUEST)
         self._bios = _Bios()
         self._done = ffi.new("struct xb_bio *[]", ring.nr_ents)
-        self._pages = allocate_pages(memory, nr_pages)
+        self._pages = memory.allocate_pages(nr_pages)
+        self._prepare(backend, request_pages(max_segments))
         self._pool_pages = ffi.new("struct xb_pool_page[]", nr_pages)
         for page, entry in zip(self._pages, self._pool_pages, strict=True):
             entry.data, entry.frame = _address(page.view), page.frame
@@ -76,6 +78,14 @@ class NativeFrontEngine:
             self._free_pages()
             raise UsageError(f"there is no memory for a ring of {ring.nr_ents} requests and {nr_pages} pages")
         self._fault = lib.xb_front_fault(self.native)
+
+    def _prepare(self, backend: Domid, nr_pages: int) -> None:
+        """One request at least can have all its pages, whatever becomes of others."""
+        try:
+            self._table.prepare(backend, [page.frame for page in self._pages[:nr_pages]])
+        except GrantError:
+            self._memory.free_pages(self._pages)
+            raise
 
     @property
     def in_flight(self) -> int:
@@ -205,11 +215,13 @@ class NativeFrontEngine:
         self._free_pages()
 
     def _free_pages(self) -> None:
+        ended = []
         for page, entry in zip(self._pages, self._pool_pages, strict=True):
             if entry.gref == lib.XB_POOL_NO_GREF:
-                self._memory.free_page(page)
+                ended.append(page)
             else:
-                self._table.end_access_later(GrantRef(entry.gref), functools.partial(self._memory.free_page, page))
+                self._table.end_access_later(GrantRef(entry.gref), functools.partial(self._memory.free_pages, [page]))
+        self._memory.free_pages(ended)
 
 
 class _Bios:

@@ -1,13 +1,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "grants/mapper.h"
 #include "grants/gnttab.h"
 #include "grants/table.h"
 #include "xenblk/blkfront/pool.h"
 
 #include "xenblk/assert.h"
-
-#define BATCH 11 /* references given back at once */
 
 void xb_pool_init(struct xb_pool *pool, struct xb_grant_table *table, uint16_t domid, struct xb_pool_page *pages,
                   uint32_t nr_pages, uint32_t *granted, uint32_t *ungranted)
@@ -25,26 +24,42 @@ void xb_pool_init(struct xb_pool *pool, struct xb_grant_table *table, uint16_t d
     }
 }
 
+/* The `i`th page of the queue of those that are granted to nobody. */
+static uint32_t ungranted_at(const struct xb_pool *pool, uint32_t i)
+{
+    uint32_t place = pool->first_ungranted + i;
+
+    return pool->ungranted[place < pool->nr_pages ? place : place - pool->nr_pages];
+}
+
+/* Grant the next `count` pages: 1 and their references, or 0 and nothing. */
+static int grant_next(struct xb_pool *pool, uint32_t *refs, uint32_t count)
+{
+    if (count > pool->nr_ungranted)
+        return 0;
+    for (uint32_t i = 0; i < count; i++)
+        refs[i] = pool->pages[ungranted_at(pool, i)].frame;
+    return xb_grant_table_grant(pool->table, pool->domid, refs, count, 0, refs);
+}
+
 static uint32_t take_ungranted(struct xb_pool *pool, uint32_t ref)
 {
     uint32_t number = pool->ungranted[pool->first_ungranted];
-    struct xb_pool_page *page = &pool->pages[number];
 
     if (++pool->first_ungranted == pool->nr_pages)
         pool->first_ungranted = 0;
     pool->nr_ungranted--;
-    XB_ASSERT(page->gref == XB_POOL_NO_GREF);
-    page->gref = ref;
-    xb_grant_table_grant(pool->table, ref, pool->domid, page->frame, 0);
+    XB_ASSERT(pool->pages[number].gref == XB_POOL_NO_GREF);
+    pool->pages[number].gref = ref;
     return number;
 }
 
 int xb_pool_take(struct xb_pool *pool, uint32_t *pages, uint32_t count)
 {
-    uint32_t kept = count < pool->nr_granted ? count : pool->nr_granted, nr_refs = count - kept;
+    uint32_t kept = count < pool->nr_granted ? count : pool->nr_granted;
 
-    /* The references that are needed stand first where their pages will. */
-    if (nr_refs > 0 && (nr_refs > pool->nr_ungranted || !xb_grant_table_allocate(pool->table, pages + kept, nr_refs)))
+    /* The references that are new stand first where their pages will. */
+    if (kept < count && !grant_next(pool, pages + kept, count - kept))
         return 0;
     for (uint32_t i = 0; i < kept; i++)
         pages[i] = pool->granted[--pool->nr_granted];
@@ -66,40 +81,29 @@ static void put_ungranted(struct xb_pool *pool, uint32_t number)
 
 uint32_t xb_pool_put(struct xb_pool *pool, const uint32_t *pages, uint32_t count)
 {
-    uint32_t nr_refs = 0, kept = 0, refs[BATCH];
+    int sees = xb_grant_table_sees_mappings(pool->table);
+    uint32_t kept = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t ref = pool->pages[pages[i]].gref;
-
-        if (!xb_grant_table_end_access(pool->table, ref)) {
+        if (sees && xb_grant_table_end(pool->table, pool->pages[pages[i]].gref)) {
+            put_ungranted(pool, pages[i]);
+        } else {
             pool->granted[pool->nr_granted++] = pages[i];
             kept++;
-            continue;
-        }
-        put_ungranted(pool, pages[i]);
-        refs[nr_refs++] = ref;
-        if (nr_refs == BATCH) {
-            xb_grant_table_free(pool->table, refs, nr_refs);
-            nr_refs = 0;
         }
     }
-    if (nr_refs > 0)
-        xb_grant_table_free(pool->table, refs, nr_refs);
-    return kept;
+    return sees ? kept : 0;
 }
 
 uint32_t xb_pool_trim(struct xb_pool *pool)
 {
     uint32_t nr_kept = 0, nr_granted = pool->nr_granted;
 
-    for (uint32_t i = nr_granted; i-- > 0;) {
-        uint32_t ref = pool->pages[pool->granted[i]].gref;
-
-        if (!xb_grant_table_end_access(pool->table, ref))
-            continue;
-        xb_grant_table_free(pool->table, &ref, 1);
-        put_ungranted(pool, pool->granted[i]);
-    }
+    if (!xb_grant_table_sees_mappings(pool->table))
+        return 0;
+    for (uint32_t i = nr_granted; i-- > 0;)
+        if (xb_grant_table_end(pool->table, pool->pages[pool->granted[i]].gref))
+            put_ungranted(pool, pool->granted[i]);
     for (uint32_t i = 0; i < nr_granted; i++)
         if (pool->pages[pool->granted[i]].gref != XB_POOL_NO_GREF)
             pool->granted[nr_kept++] = pool->granted[i];
@@ -116,12 +120,10 @@ uint32_t xb_pool_close(struct xb_pool *pool)
 
         if (page->gref == XB_POOL_NO_GREF)
             continue;
-        if (xb_grant_table_end_access(pool->table, page->gref)) {
-            xb_grant_table_free(pool->table, &page->gref, 1);
+        if (xb_grant_table_end(pool->table, page->gref))
             page->gref = XB_POOL_NO_GREF;
-        } else {
+        else
             mapped++;
-        }
     }
     pool->nr_granted = pool->nr_ungranted = 0;
     return mapped;

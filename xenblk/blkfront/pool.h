@@ -5,7 +5,8 @@
  *        granted: last in, first out      ungranted: first in, first out
  *
  * A page that the backend keeps mapped is taken first the next time, so that the backend finds it mapped; a page whose
- * access could be ended comes last. Grants are read-write always. A pool belongs to the thread of its ring.
+ * access could be ended comes last. Where nobody can see what the backend maps, whatever was granted once counts as
+ * mapped. Grants are read-write always. A pool belongs to the thread of its ring.
  */
 
 #define XB_POOL_NO_GREF 0xffffffff
@@ -36,7 +37,7 @@ void xb_pool_init(struct xb_pool *pool, struct xb_grant_table *table, uint16_t d
 /* Take `count` pages, granted: 1, or 0 and none if pages or grant references are lacking. */
 int xb_pool_take(struct xb_pool *pool, uint32_t *pages, uint32_t count);
 
-/* Take pages back after their request. Returns how many of them the backend still maps. */
+/* Take pages back after their request. Returns how many of them the backend still maps, as far as can be seen. */
 uint32_t xb_pool_put(struct xb_pool *pool, const uint32_t *pages, uint32_t count);
 
 /* End the grants of free pages that the backend let go of meanwhile; these go to the tail. Returns how many. Linux does

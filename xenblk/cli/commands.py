@@ -26,7 +26,7 @@ class _Home(NamedTuple):
 
 COMMANDS: Final = {
     "attach": _Home("disks", "attach", "Attach a disk to a domain, and wait until its backend has it."),
-    "backend": _Home("host", "backend", "Serve every disk attached to a backend domain, until stopped."),
+    "backend": _Home("backend", "backend", "Serve every disk attached to a backend domain, until stopped."),
     "bench": _Home("bench", "bench", "Run one workload on one attached disk, and verify the data."),
     "compare": _Home("compare", "compare", "Run one workload in every mode, and count what each costs."),
     "conform": _Home("conform", "conform", "Run the conformance cases for blkif against either end."),

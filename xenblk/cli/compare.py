@@ -9,7 +9,7 @@ from xenblk.cli.workload_options import job_options
 from xenblk.disk import MEMORY_PREFIX, open_disk
 from xenblk.harness import Job, progress_bar
 from xenblk.harness.compare import MODES, Comparison, run_mode
-from xenblk.harness.report import compare_table, modes_json, print_table
+from xenblk.harness.result import BenchResult, modes_json
 
 
 def _modes(_context: click.Context, _parameter: click.Parameter, value: str) -> list[str]:
@@ -76,5 +76,11 @@ def compare(
             results.append(run_mode(comparison, mode, progress))
     if as_json:
         click.echo(modes_json(results))
-        return
-    print_table(compare_table(results, disk=disk))
+    else:
+        _print(results, disk)
+
+
+def _print(results: list[BenchResult], disk: str) -> None:
+    from xenblk.harness import report  # noqa: PLC0415 - only where it is shown: rich is half of a command's start
+
+    report.print_table(report.compare_table(results, disk=disk))

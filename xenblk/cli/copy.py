@@ -14,7 +14,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from xenblk.abi import DOM0, SECTOR_SIZE, Domid
 from xenblk.blkfront import VirtualDisk
 from xenblk.cli.guest import booted
-from xenblk.cli.options import domid_option, run_dir_option
+from xenblk.cli.options import own_domid_option
+from xenblk.cli.platforms import EmulatedXen, Xen, xen_option
 from xenblk.cli.ring_options import ring_options
 from xenblk.disk import MEMORY_PREFIX, open_disk
 from xenblk.emulated.control import ControlClient
@@ -33,16 +34,16 @@ CHUNK_BYTES: Final = 1 << 20
 @click.argument("source")
 @click.argument("destination")
 @click.option("--disk", help="Serve this image with a host and backend of our own: a path, or memory:SIZE.")
-@run_dir_option
-@domid_option(help_text="The domain of the disk, in a running host.")
+@xen_option
+@own_domid_option(1, "The domain of the disk, in an emulated Xen.")
 @click.option("--feature-persistent/--no-feature-persistent", default=True, help="Offer persistent grants.")
 @ring_options
 def copy(
     source: str,
     destination: str,
     disk: str | None,
-    run_dir: Path,
-    domid: Domid,
+    xen: Xen,
+    domid: Domid | None,
     feature_persistent: bool,
     ring_page_order: int,
     max_indirect_segments: int,
@@ -50,7 +51,8 @@ def copy(
     """Copy a file into a virtual disk or out of it, and check its SHA-256.
 
     One of SOURCE and DESTINATION is a virtual disk, written vbd:xvda. With --disk it is that image, otherwise a disk
-    attached to --domid in a running host. What was copied is read back from where it went, and both sums are compared.
+    attached to this machine's own domain of Xen, or to --domid in a running host. What was copied is read back from
+    where it went, and both sums are compared.
     """
     if source.startswith(PREFIX) == destination.startswith(PREFIX):
         raise click.UsageError("one of SOURCE and DESTINATION is a virtual disk, written vbd:xvda, the other a file")
@@ -62,9 +64,9 @@ def copy(
         _check_source(path)
     with contextlib.ExitStack() as stack:
         if disk is not None:
-            run_dir, domid = stack.enter_context(_own_host(disk, handle, read_only=not into_disk))
+            xen, domid = stack.enter_context(_own_host(disk, handle, read_only=not into_disk))
         guest = booted(
-            run_dir,
+            xen,
             domid,
             handle,
             feature_persistent=feature_persistent,
@@ -83,7 +85,7 @@ def _check_source(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _own_host(disk: str, handle: int, read_only: bool) -> Iterator[tuple[Path, Domid]]:
+def _own_host(disk: str, handle: int, read_only: bool) -> Iterator[tuple[Xen, Domid]]:
     open_disk(disk, read_only).close()
     params = disk if disk.startswith(MEMORY_PREFIX) else str(Path(disk).absolute())
     with HostProcess() as host, Command(["backend", "--run-dir", str(host.run_dir)]) as backend:
@@ -98,7 +100,7 @@ def _own_host(disk: str, handle: int, read_only: bool) -> Iterator[tuple[Path, D
             platform.close()
         finally:
             control.close()
-        yield host.run_dir, domid
+        yield EmulatedXen(host.run_dir), domid
 
 
 def _copy_in(path: Path, disk: VirtualDisk) -> str:

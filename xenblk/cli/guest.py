@@ -2,24 +2,24 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Unpack
 
 from xenblk.abi import Domid
 from xenblk.blkfront import Blkfront
 from xenblk.blkfront.options import OptionValues
-from xenblk.emulated.platform import EmulatedPlatform
+from xenblk.cli.platforms import Xen
+from xenblk.platform import Platform
 
 
 @contextlib.contextmanager
 def booted(
-    run_dir: Path,
-    domid: Domid,
+    xen: Xen,
+    domid: Domid | None,
     handle: int,
     **options: Unpack[OptionValues],
-) -> Iterator[tuple[EmulatedPlatform, Blkfront]]:
+) -> Iterator[tuple[Platform, Blkfront]]:
     """The domain booted and its disk connected. An error in the block is no crash: the domain keeps its disks."""
-    platform = EmulatedPlatform(run_dir, domid)
+    platform = xen.enter(domid, Domid(1))
     try:
         frontend = Blkfront(platform, handle, **options)
         try:

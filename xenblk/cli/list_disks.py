@@ -1,7 +1,6 @@
 """`xenblk list`: the disks of a running host's domains, as `xl block-list`."""
 
 import json
-from pathlib import Path
 
 import click
 from rich.console import Console
@@ -9,17 +8,17 @@ from rich.table import Table
 
 from xenblk import toolstack
 from xenblk.abi import Domid
-from xenblk.cli.disks import connected
-from xenblk.cli.options import domid_option, run_dir_option
+from xenblk.cli.options import domid_option
+from xenblk.cli.platforms import Xen, xen_option
 
 
 @click.command("list")
-@run_dir_option
+@xen_option
 @domid_option(None, "Only this domain.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def list_disks(run_dir: Path, domid: Domid | None, as_json: bool) -> None:
+def list_disks(xen: Xen, domid: Domid | None, as_json: bool) -> None:
     """Show the attached disks and the state of both ends."""
-    with connected(run_dir) as (_control, store):
+    with xen.store() as store:
         found = toolstack.disks(store, domid)
     rows = [
         {

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,10 +14,15 @@ from xenblk.engines import ENGINES, POLL_US, POLL_US_MAX
 from xenblk.errors import DiskError
 from xenblk.vdev import parse_vdev
 
+if TYPE_CHECKING:
+    _Number = click.ParamType[int]
+else:
+    _Number = click.ParamType  # click before 8.2 has no types in brackets
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Size(click.ParamType[int]):
+class Size(_Number):
     """A number of bytes, with K, M or G as fio takes them (powers of 1024)."""
 
     name = "size"
@@ -32,7 +37,7 @@ class Size(click.ParamType[int]):
             self.fail(str(e), param, ctx)
 
 
-class Vdev(click.ParamType[int]):
+class Vdev(_Number):
     """A virtual device by name or number."""
 
     name = "vdev"
@@ -63,6 +68,11 @@ def domid_option(default: int | None = 1, help_text: str = "The domain.") -> Cal
         callback=lambda _context, _parameter, value: None if value is None else Domid(value),
         help=help_text,
     )
+
+
+def own_domid_option(default: int, help_text: str) -> Callable[[F], F]:
+    """`--domid`: which domain this process is to be."""
+    return domid_option(None, f"{help_text}  [default: {default}; of this machine's own Xen, where it runs]")
 
 
 def vdev_option(command: F) -> F:

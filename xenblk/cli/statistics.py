@@ -1,33 +1,30 @@
 """`xenblk statistics`: what the disks of a running host did so far, by Linux's names."""
 
 import json
-from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from xenblk import toolstack
-from xenblk.abi import DOM0, Domid
+from xenblk.abi import Domid
 from xenblk.blkback.statistics import NAMES, read_attributes, read_statistics
-from xenblk.cli.options import domid_option, run_dir_option
-from xenblk.emulated.rundir import RunDirectory
-from xenblk.xenstore.client import Xenstore
+from xenblk.cli.options import domid_option
+from xenblk.cli.platforms import Xen, xen_option
 
 
 @click.command()
-@run_dir_option
+@xen_option
 @domid_option(None, "Only this domain.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def statistics(run_dir: Path, domid: Domid | None, as_json: bool) -> None:
+def statistics(xen: Xen, domid: Domid | None, as_json: bool) -> None:
     """Show what each disk's backend counted: requests, and sectors of 512 bytes."""
-    directory = RunDirectory(run_dir)
-    with Xenstore(str(directory.xenstore(DOM0))) as store:
+    with xen.store() as store:
         rows = [
             {
                 "domid": disk.domid,
                 "vdev": disk.vdev,
-                **read_statistics(directory.counters, disk.backend_id, disk.domid, disk.handle),
+                **read_statistics(xen.counters_dir, disk.backend_id, disk.domid, disk.handle),
                 **read_attributes(store, disk.backend_id, disk.domid, disk.handle),
             }
             for disk in toolstack.disks(store, domid)

@@ -10,7 +10,6 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import click
@@ -19,10 +18,8 @@ from rich.live import Live
 from rich.table import Table
 
 from xenblk import toolstack
-from xenblk.cli.disks import connected
-from xenblk.cli.options import run_dir_option
+from xenblk.cli.platforms import Xen, xen_option
 from xenblk.cli.rates import RateMeter, Rates, RingEnd
-from xenblk.emulated.rundir import RunDirectory
 from xenblk.vdev import vdev_name
 from xenblk.xenbus import XenbusState
 from xenblk.xenstore.client import Xenstore
@@ -34,7 +31,7 @@ _HEADERS: Final = ("req/s", "MB/s", "map/s", "unmap/s", "copy/s", "hits/s", "kep
 
 
 @click.command()
-@run_dir_option
+@xen_option
 @click.option(
     "--interval",
     "interval_s",
@@ -45,7 +42,7 @@ _HEADERS: Final = ("req/s", "MB/s", "map/s", "unmap/s", "copy/s", "hits/s", "kep
 )
 @click.option("--once", is_flag=True, help="Look for one interval, then end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on one line per interval.")
-def top(run_dir: Path, interval_s: float, once: bool, as_json: bool) -> None:
+def top(xen: Xen, interval_s: float, once: bool, as_json: bool) -> None:
     """Show what every ring does, one row per ring and end: requests and megabytes per second, pages mapped, unmapped
     and copied, persistent hits, grants kept now, notifications sent.
 
@@ -53,11 +50,11 @@ def top(run_dir: Path, interval_s: float, once: bool, as_json: bool) -> None:
     """
     with (
         contextlib.suppress(KeyboardInterrupt),
-        connected(run_dir) as (_control, store),
+        xen.store() as store,
         _keys() as pause,
         _display(as_json, once) as show,
     ):
-        meter = RateMeter(RunDirectory(run_dir).counters)
+        meter = RateMeter(xen.counters_dir)
         meter.look(_disks(store), time.monotonic())
         while pause(interval_s):
             show(meter.look(_disks(store), time.monotonic()))

@@ -17,7 +17,7 @@ from typing import Final
 from xenblk._native import lib
 from xenblk.abi import DOM0, PAGE_SIZE, Domid
 from xenblk.errors import HostError
-from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, ForeignDomain
+from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, GnttabDomain
 from xenblk.xenstore.page import XENSTORE_GREF
 
 _GRANT_ENTRY: Final = struct.Struct("<HHI")
@@ -88,9 +88,9 @@ class Domain:
         active = mmap.mmap(active_fd, NR_GRANTS * ACTIVE_ENTRY_BYTES)
         return cls(domid, instance, memory_frames, memory_fd, active_fd, table, active)
 
-    def foreign(self) -> ForeignDomain:
+    def foreign(self) -> GnttabDomain:
         """The domain as the grant operations see it."""
-        return ForeignDomain(
+        return GnttabDomain(
             self.domid,
             self.instance,
             self.memory_fd,

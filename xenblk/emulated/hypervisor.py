@@ -130,10 +130,11 @@ class Hypervisor:
 
     def _mark_offline(self, domid: Domid) -> None:
         store = self.xenstored
-        for backend in store.directory("/local/domain"):
-            devices = f"/local/domain/{backend}/backend/vbd/{domid}"
-            if store.exists(devices):
-                for device in store.directory(devices):
+        for home in store.directory("/local/domain"):
+            backends = f"/local/domain/{home}/backend"
+            for backend_type in store.directory(backends) if store.exists(backends) else []:
+                devices = f"{backends}/{backend_type}/{domid}"
+                for device in store.directory(devices) if store.exists(devices) else []:
                     store.write(f"{devices}/{device}/online", b"0")
 
     def reap(self) -> None:

@@ -17,7 +17,16 @@ from xenblk.emulated.evtchn import EmulatedEventChannel
 from xenblk.emulated.memory import DomainMemory
 from xenblk.emulated.rundir import RunDirectory
 from xenblk.errors import PeerGoneError, UsageError
-from xenblk.grants import ACTIVE_ENTRY_BYTES, MAPTRACK_ENTRY_BYTES, ForeignDomain, GrantMapper, GrantTable, Page
+from xenblk.grants import (
+    ACTIVE_ENTRY_BYTES,
+    MAPTRACK_ENTRY_BYTES,
+    ForeignDomain,
+    GnttabDomain,
+    GnttabMapper,
+    GrantMapper,
+    GrantTableV1,
+    Page,
+)
 from xenblk.xenstore.bridge import RingBridge
 from xenblk.xenstore.client import Xenstore
 from xenblk.xenstore.page import XENSTORE_GREF, XenstorePage
@@ -47,13 +56,13 @@ class EmulatedPlatform:
         self._words_map = mmap.mmap(words_fd, WORDS_BYTES)
         self._words = ffi.from_buffer("uint32_t[]", self._words_map)
         self._maptrack = mmap.mmap(maptrack_fd, MAPTRACK_ENTRIES * MAPTRACK_ENTRY_BYTES)
-        self._mapper = GrantMapper(answer["owner"], domid, memoryview(self._maptrack))
+        self._mapper = GrantMapper(GnttabMapper(answer["owner"], domid, memoryview(self._maptrack)))
         self._store_page: Page | None = None
         self._memory: DomainMemory | None = None
-        self._grant_table: GrantTable | None = None
+        self._grant_table: GrantTableV1 | None = None
         if memory_fds:
             self._memory = DomainMemory(memory_fds[0], answer["memory_frames"], answer["grant_frames"])
-            self._grant_table = GrantTable(self._memory.grant_frames())
+            self._grant_table = GrantTableV1(self._memory.grant_frames())
         close_fds(fds)
 
     def fileno(self) -> int:
@@ -73,7 +82,7 @@ class EmulatedPlatform:
         return self._memory
 
     @property
-    def grant_table(self) -> GrantTable:
+    def grant_table(self) -> GrantTableV1:
         """This domain's grant table; UsageError in domain 0."""
         if self._grant_table is None:
             raise UsageError(f"domain {self.domid} has no grant table: only guests grant pages here")
@@ -92,7 +101,7 @@ class EmulatedPlatform:
         doorbell = self._channel(*self._call("store_ring", 2))
         return RingBridge(XenstorePage(page.view, server=False), doorbell).socket
 
-    def foreign_domain(self, domid: Domid) -> ForeignDomain:
+    def foreign_domain(self, domid: Domid) -> GnttabDomain:
         """Another domain, to map grants of; HostError ENOENT if there is none."""
         answer, (memory_fd, active_fd) = self._call("foreign", 2, domid=domid)
         frames = answer["memory_frames"]
@@ -104,10 +113,11 @@ class EmulatedPlatform:
             finally:
                 os.close(active_fd)
             undo.pop_all()
-        return ForeignDomain(domid, answer["instance"], memory_fd, frames, memoryview(table), memoryview(active))
+        return GnttabDomain(domid, answer["instance"], memory_fd, frames, memoryview(table), memoryview(active))
 
     def release_domain(self, domain: ForeignDomain) -> None:
         """Done with a domain; nothing of it may be mapped any more."""
+        assert isinstance(domain, GnttabDomain), "a domain goes back to the platform that it came from"
         domain.close()
         os.close(domain.memory_fd)
 
@@ -151,6 +161,10 @@ class EmulatedPlatform:
     def counters_dir(self) -> Path:
         """Where the counter files of this Xen are."""
         return self._run_directory.counters
+
+    def journals_dir(self) -> Path:
+        """Where backends of this Xen leave what the next one needs."""
+        return self._run_directory.journals
 
     def halt(self) -> None:
         """Shut this domain down in good order: it stays, and may be booted again."""

@@ -5,6 +5,7 @@ control          SOCK_SEQPACKET socket: the hypercalls that need the host (contr
 socket           xenstore, privileged; so XENSTORED_RUNDIR may name this directory
 domain-N.socket  xenstore as domain N
 counters/        one file of counters per ring and end
+journals/        what a backend took off a ring and did not answer, one file per ring
 """
 
 import contextlib
@@ -49,6 +50,11 @@ class RunDirectory:
         """The folder of the counter files."""
         return self.path / "counters"
 
+    @property
+    def journals(self) -> Path:
+        """The folder of the backends' journals."""
+        return self.path / "journals"
+
     def xenstore(self, domid: Domid) -> Path:
         """The socket on which xenstore takes its caller for domain `domid`; domain 0 is privileged."""
         return self.path / ("socket" if domid == DOM0 else f"domain-{domid}.socket")
@@ -70,6 +76,7 @@ class RunDirectory:
             raise HostError("EACCES", f"the run directory {self.path} cannot be used: {e.strerror}") from None
         self._sweep()
         self.counters.mkdir(mode=0o700)
+        self.journals.mkdir(mode=0o700)
 
     def _take_lock(self) -> None:
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -90,6 +97,7 @@ class RunDirectory:
             if entry.name in ("control", "socket") or entry.match("domain-*.socket"):
                 entry.unlink(missing_ok=True)
         shutil.rmtree(self.counters, ignore_errors=True)
+        shutil.rmtree(self.journals, ignore_errors=True)
 
     def release(self) -> None:
         """Remove what `claim` and the host made; the directory too, if it was made here and nothing else is in it."""

@@ -140,7 +140,7 @@ class XenHost:
             for domain in self.control.call("status")[0]["domains"]:
                 if domain["state"] != "dying":
                     self.control.call("destroy", domid=domain["domid"])
-            for path in ("/local/domain/0/backend", "/local/domain/0/error"):
+            for path in ("/local/domain/0/backend", "/local/domain/0/error", "/local/domain/0/data"):
                 if self.store.exists(path):
                     self.store.rm(path)
 

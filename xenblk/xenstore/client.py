@@ -314,21 +314,34 @@ class Xenstore(XenstoreTransaction):
                 return result
         raise XenstoreError("EAGAIN", f"a transaction, {TRANSACTION_ATTEMPTS} times in a row")
 
-    def prune(self, path: str) -> None:
-        """Remove a node, and its parent if it was the last child; nothing happens where it is gone already."""
+    def prune(
+        self, path: str, nr_parents: int = 1, *, only_if: Callable[[XenstoreTransaction], bool] = lambda _: True
+    ) -> None:
+        """Remove a node, and so many above it as lost their last child; nothing happens where it is gone already.
+
+        `only_if` is asked in the same transaction whether it is the node that was meant.
+        """
 
         def remove(transaction: XenstoreTransaction) -> None:
-            parent = path.rpartition("/")[0]
+            if not only_if(transaction):
+                return
             if transaction.exists(path):
                 transaction.rm(path)
-            if transaction.exists(parent) and not transaction.directory(parent):
-                transaction.rm(parent)
+            parent = path
+            for _ in range(nr_parents):
+                parent = parent.rpartition("/")[0]
+                if transaction.exists(parent) and not transaction.directory(parent):
+                    transaction.rm(parent)
 
         try:
             self.transact(remove)
         except XenstoreError as e:
             if e.name != "ENOENT":  # somebody else removes it at the same moment
                 raise
+
+    def is_domain_introduced(self, domid: int) -> bool:
+        """Whether xenstore serves a domain: not before it was introduced, and not once it is being destroyed."""
+        return bool(self._call(f"is_domain_introduced {domid}", self._client.is_domain_introduced, domid))
 
     def watch(self, path: str, token: str, *, one_pending: bool = False) -> None:
         """Be told of changes at `path` or below; a first event comes at once. One path per token, or UsageError.

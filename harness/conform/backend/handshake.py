@@ -109,6 +109,7 @@ for _number, _state in enumerate((S.INITWAIT, S.RECONFIGURING, S.RECONFIGURED), 
 )
 def _garbled(lab: Lab) -> None:
     guest = lab.connected()
+    guest.need_sight()
     guest.frontend.switch("elephant")
     guest.nothing_mapped("its frontend's state is garbled")
 
@@ -175,6 +176,7 @@ for _number, _key in enumerate(("multi-queue-max-queues", "feature-barrier", "fe
 
 @BACKEND.case("B-HAND-021", "the guest may not write the backend's nodes", "libxl_device.c, permissions")
 def _permissions(lab: Lab) -> None:
+    lab.need_own_guests()
     guest = lab.connected(mode="r")
     for key in ("state", "sectors", "mode"):
         try:

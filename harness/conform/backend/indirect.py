@@ -160,6 +160,7 @@ def _beyond(lab: Lab) -> None:
 )
 def _released(lab: Lab) -> None:
     guest = _guest(lab, persistent=False)
+    guest.need_sight()
     _write_and_read(guest, 12)
     guest.nothing_but_the_ring_mapped("persistence was not negotiated")
 

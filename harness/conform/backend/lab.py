@@ -18,12 +18,12 @@ from xenblk.blkif import (
     BlkifStatus,
     Request,
 )
-from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.harness.conform.case import Registry, expect, require
 from xenblk.harness.conform.xen import Xen
-from xenblk.harness.wire.deadline import DEADLINE_S, wait_for
+from xenblk.harness.wire.deadline import wait_for
 from xenblk.harness.wire.frontend import GrantedPage, RawFrontend
 from xenblk.harness.wire.ring import RawRing
+from xenblk.platform import Platform
 from xenblk.vdev import parse_vdev
 from xenblk.xenbus import XenbusState
 
@@ -39,7 +39,7 @@ class Guest:
 
     ring: RawRing
 
-    def __init__(self, xen: Xen, platform: EmulatedPlatform, params: str, handle: int) -> None:
+    def __init__(self, xen: Xen, platform: Platform, params: str, handle: int) -> None:
         self.xen = xen
         self.platform = platform
         self.params = params
@@ -54,7 +54,8 @@ class Guest:
     ) -> "Guest":
         """Make the device's nodes; `_` in a key stands for `-`. The frontend's are those of libxl, and `front`."""
         changes = {key.replace("_", "-"): value for key, value in back.items()}
-        self.xen.attach(self.platform.domid, self.handle, {"params": self.params, "mode": mode, **changes}, front or {})
+        nodes = {**self.xen.disk_nodes(self.params), "mode": mode, **changes}
+        self.xen.attach(self.platform.domid, self.handle, nodes, front or {})
         return self
 
     def offered(self) -> "Guest":
@@ -125,13 +126,27 @@ class Guest:
         self.offered()
 
     def nothing_mapped(self, when: str) -> None:
-        """The backend must let go of every page."""
-        wait_for(lambda: self.frontend.mapped_pages() == 0, f"the backend to unmap every page: {when}")
+        """The backend must let go of every page. Where nobody can see that, this sees nothing: `need_sight`."""
+        if self.sees_mappings:
+            wait_for(lambda: self.frontend.mapped_pages() == 0, f"the backend to unmap every page: {when}")
 
     def nothing_but_the_ring_mapped(self, why: str) -> None:
         """No data page may be mapped now, after a response."""
-        mapped = sum(page.mapped for page in self.frontend.pages)
+        mapped = sum(self.maps(page) for page in self.frontend.pages)
         expect(mapped == 0, f"{mapped} pages of data are still mapped after the responses, though {why}")
+
+    @property
+    def sees_mappings(self) -> bool:
+        """Whether this platform shows who maps a page."""
+        return self.platform.grant_table.sees_mappings
+
+    def need_sight(self) -> None:
+        """The case is about nothing but what is mapped: it cannot be run where that cannot be seen."""
+        require(self.sees_mappings, "who maps a page cannot be seen on this platform")
+
+    def maps(self, page: GrantedPage) -> bool:
+        """Whether the backend is seen to have it mapped."""
+        return self.sees_mappings and page.mapped
 
     # Requests
 
@@ -152,7 +167,7 @@ class Guest:
         for request in requests:
             self.ring.put(request if isinstance(request, bytes) else self.ring.abi.pack_request(request))
 
-    def ask(self, *requests: Request | bytes, timeout_s: float = DEADLINE_S) -> list[BlkifResponse]:
+    def ask(self, *requests: Request | bytes, timeout_s: float | None = None) -> list[BlkifResponse]:
         """Publish requests and wait for as many responses."""
         self.put(*requests)
         self.ring.publish()
@@ -241,7 +256,7 @@ class Lab:
     def guest(self, params: str | None = None, handle: int = HANDLE, beside: Guest | None = None) -> Guest:
         """A new domain, or one more device of the domain of the guest `beside`; no nodes yet."""
         platform = self._undo.enter_context(self.xen.guest()) if beside is None else beside.platform
-        guest = Guest(self.xen, platform, params or self.params, handle)
+        guest = Guest(self.xen, platform, params or self.params, self.xen.handle(handle))
         self._undo.callback(guest.end)
         return guest
 
@@ -267,6 +282,15 @@ class Lab:
         path.touch()
         os.truncate(path, nr_bytes)
         return path
+
+    def resize(self, image: Path, nr_bytes: int) -> None:
+        """Give such a file another size."""
+        os.truncate(image, nr_bytes)
+        self.xen.resized(image)
+
+    def need_own_guests(self) -> None:
+        """The case is about a domain that dies, or that may not do everything."""
+        require(self.xen.has_own_guests, "there is no domain but this one, which may do everything and cannot die")
 
     def close(self) -> None:
         """End all guests."""

@@ -8,7 +8,7 @@ from xenblk.blkif import X86_32, X86_64, BlkifOp
 from xenblk.errors import XenblkError
 from xenblk.harness.conform.backend.lab import BACKEND, Guest, Lab
 from xenblk.harness.conform.case import NotOfferedError, expect
-from xenblk.harness.wire.deadline import DeadlineError, wait_for
+from xenblk.harness.wire.deadline import DeadlineError, patience_s, wait_for
 from xenblk.xenbus import XenbusState as S
 from xenblk.xenstore.client import XenstoreTransaction
 
@@ -93,6 +93,7 @@ def _forced(lab: Lab) -> None:
 @BACKEND.case("B-LIFE-007", "a frontend whose directory vanishes is let go", _CHANGED + ", Unknown")
 def _vanished(lab: Lab) -> None:
     guest = lab.connected(persistent=True)
+    guest.need_sight()
     guest.works()
     lab.xen.store.rm(guest.frontend.path)
     guest.nothing_mapped("the frontend's directory is gone")
@@ -134,12 +135,12 @@ def _resize(lab: Lab) -> None:
     image = lab.image(1 << 20)
     guest = lab.guest(str(image)).attach().connect()
     expect(guest.sectors == 2048, f"a disk of 1 MiB has 2048 sectors, not {guest.sectors}")
-    os.truncate(image, 2 << 20)
+    lab.resize(image, 2 << 20)
     state = f"{guest.frontend.backend_path}/state"
     guest.frontend.store.watch(state, "state")
     guest.works()
     try:
-        wait_for(lambda: guest.sectors == 4096, "sectors to be 4096", 1.0)
+        wait_for(lambda: guest.sectors == 4096, "sectors to be 4096", min(1.0, patience_s()))
     except DeadlineError as e:
         raise NotOfferedError(f"the backend does not follow its disk's size: {e}") from None
     data = os.urandom(SECTOR_SIZE)
@@ -177,6 +178,7 @@ def _in_flight(lab: Lab) -> None:
 
 def _crash_at(step: Callable[[Guest], None]) -> Callable[[Lab], None]:
     def body(lab: Lab) -> None:
+        lab.need_own_guests()
         neighbour = lab.connected()
         guest = lab.guest().attach()
         step(guest)

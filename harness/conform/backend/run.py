@@ -40,9 +40,18 @@ def serving(name: str) -> Iterator[Path]:
                 yield host.run_dir
 
 
-def run_backend_cases(
-    run_dir: Path, cases: Iterable[Case[Lab]] | None = None, disk: str = DISK
-) -> Iterator[Outcome[Lab]]:
-    """Run cases, all unless they are said, against whoever serves the disks of domain 0 there."""
-    with Xen(run_dir) as xen:
+@contextlib.contextmanager
+def serving_really(engine: str, backend_type: str) -> Iterator[None]:
+    """Our backend serves the disks of this type of this machine's own Xen. UsageError for no engine of ours."""
+    if engine not in ENGINES:
+        raise UsageError(f"a backend for this machine's own Xen is one of {', '.join(ENGINES)}, not {engine!r}")
+    words = ["--platform", "xen", "--engine", engine, "--backend-type", backend_type]
+    with Command(["backend", *words]) as backend:
+        backend.readline()
+        yield
+
+
+def run_backend_cases(xen: Xen, cases: Iterable[Case[Lab]] | None = None, disk: str = DISK) -> Iterator[Outcome[Lab]]:
+    """Run cases, all unless they are said, against whoever serves the disks there; the Xen is closed with the last."""
+    with xen:
         yield from run_cases(BACKEND.select() if cases is None else cases, lambda _case: Lab(xen, disk))

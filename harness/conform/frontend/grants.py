@@ -1,6 +1,5 @@
 """Cases for frontends: which pages are granted, for how long, and what is in them. Advisories by name."""
 
-import time
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -128,7 +127,7 @@ def flips(stage: FrontendStage) -> None:
     stage.expect_working(frontend)
     stage.backend.write({"feature-persistent": "0"})
     stage.backend.switch("4")
-    time.sleep(0.05)
+    stage.wait_quietly()
     stage.expect_working(frontend)
     expect(len(stage.backend.kept) == 1, "a live connection changed its mind")
 
@@ -141,7 +140,7 @@ def kept_unasked(stage: FrontendStage) -> None:
     for ref in _refs(list(stage.backend.segments(request))):
         stage.backend.keep(ref)
     stage.ring.answer(request)
-    reading.exception(5.0)  # its data arrived, or the fault was seen with it: either is right
+    stage.end_of(reading, "the read")  # its data arrived, or the fault was seen with it: either is right
     stage.expect_disabled(frontend)
 
 
@@ -197,9 +196,7 @@ def nothing_beside_untrusted(stage: FrontendStage) -> None:
 def zero_again(stage: FrontendStage) -> None:
     frontend = _persistent(stage)
     stage.serve(*[frontend.write(n * PAGE_SIZE, b"\xee" * PAGE_SIZE) for n in range(8)])
-    closing = frontend.close()
-    stage.follow_to_closed()
-    stage.finish(closing, "closing")
+    stage.leave(frontend)
     stage.begin_again()
     second = _persistent(stage)
     reading = [second.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(8)]
@@ -217,9 +214,7 @@ def mapped_page(stage: FrontendStage) -> None:
     stage.serve(*[frontend.write(n * PAGE_SIZE, b"\xcc" * PAGE_SIZE) for n in range(4)])
     held = {ref: stage.backend.map(ref) for ref in stage.backend.kept}
     before = {ref: bytes(mapping.page or b"") for ref, mapping in held.items()}
-    closing = frontend.close()
-    stage.follow_to_closed()
-    stage.finish(closing, "closing")
+    stage.leave(frontend)
     stage.begin_again()
     second = stage.connect()
     stage.serve(*[second.write(n * PAGE_SIZE, b"\x33" * PAGE_SIZE) for n in range(32)])

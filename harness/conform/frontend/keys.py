@@ -180,9 +180,9 @@ _GARBAGE = {
 def _garbage(number: int, name: str, value: str) -> None:
     @FRONTEND.case(f"F-KEYS-{number:03}", f"garbage in `{name}` means its default", "xenbus_read_unsigned")
     def garbage(stage: FrontendStage) -> None:
+        stage.backend.write({name: value})
         frontend = stage.start()
         connecting = frontend.connect()
-        stage.backend.write({name: value})
         stage.go_on(connecting, {})
         expect(stage.ring.nr_pages == 1, "the ring has more than one page")
         expect(len(stage.backend.rings) == 1, "there is more than one ring")

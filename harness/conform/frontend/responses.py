@@ -128,7 +128,7 @@ def duplicate(stage: FrontendStage) -> None:
     requests = stage.take(2)
     stage.ring.answer(requests[0])
     stage.ring.answer(requests[0])
-    outcomes = [future.exception(5.0) for future in (first, second)]
+    outcomes = [stage.end_of(future, "a read") for future in (first, second)]
     expect(outcomes[1] is not None or outcomes[0] is not None, "both operations succeeded, one was never answered")
     stage.expect_disabled(frontend)
 
@@ -158,7 +158,7 @@ def changes(stage: FrontendStage) -> None:
         for number in (other.id, honest.id) * 20:  # the frontend reads whichever is there, and must believe it once
             stage.ring.slot(at)[:8] = number.to_bytes(8, "little")
         stage.ring.answer(other)
-        done = [future.exception(5.0) for future in reading]
+        done = [stage.end_of(future, "a read") for future in reading]
         if any(done):
             stage.expect_disabled(frontend)
             return
@@ -172,6 +172,4 @@ def close_disabled(stage: FrontendStage) -> None:
     (request,) = stage.take()
     stage.ring.answer(request, number=12345)
     stage.error(reading, "the read")
-    closing = frontend.close()
-    stage.follow_to_closed()
-    stage.finish(closing, "closing")
+    stage.leave(frontend)

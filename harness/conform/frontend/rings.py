@@ -4,8 +4,8 @@ import time
 
 from xenblk.abi import PAGE_SIZE, SECTOR_SIZE
 from xenblk.harness.conform.case import expect
-from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, PERSISTENT, QUIET_S, FrontendStage
-from xenblk.harness.wire.deadline import wait_for
+from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, PERSISTENT, FrontendStage
+from xenblk.harness.wire.deadline import patience_s, wait_for
 
 _RING = "io/ring.h"
 _PUSH = "io/ring.h, RING_PUSH_REQUESTS_AND_CHECK_NOTIFY"
@@ -21,7 +21,7 @@ def _full_ring(number: int, order: int) -> None:
         expect(stage.ring.nr_ents == size, f"the ring has {stage.ring.nr_ents} slots")
         reading = [frontend.read(n % 1000 * PAGE_SIZE, SECTOR_SIZE) for n in range(size + 20)]
         wait_for(lambda: stage.ring.pending == size, "a full ring")
-        time.sleep(QUIET_S)
+        stage.wait_quietly()
         expect(stage.ring.pending == size, f"{stage.ring.pending} requests are out, on {size} slots")
         stage.serve(*reading)
 
@@ -38,7 +38,7 @@ def notifies(stage: FrontendStage) -> None:
         while stage.ring.channel.wait(0):
             pass
         reading = frontend.read(0, SECTOR_SIZE)
-        expect(stage.ring.channel.wait(2.0), "no event came with the request that was waited for")
+        expect(stage.ring.channel.wait(patience_s()), "no event came with the request that was waited for")
         stage.serve(reading)
 
 
@@ -50,7 +50,7 @@ def holds(stage: FrontendStage) -> None:
         pass
     reading = frontend.read(0, SECTOR_SIZE)
     request = stage.ring.take()
-    expect(not stage.ring.channel.wait(QUIET_S), "an event came four requests too early")
+    expect(not stage.ring.channel.wait(stage.kind.quiet_s), "an event came four requests too early")
     stage.ring.answer(request)
     stage.finish(reading, "the read")
 
@@ -58,11 +58,12 @@ def holds(stage: FrontendStage) -> None:
 @FRONTEND.case("F-RING-012", "a batch that passes the awaited request is notified", _PUSH)
 def batch(stage: FrontendStage) -> None:
     frontend = stage.connect()
+    stage.require_many(8)
     stage.ring.req_event = stage.ring.req_cons + 3
     while stage.ring.channel.wait(0):
         pass
     reading = [frontend.read(n * PAGE_SIZE, SECTOR_SIZE) for n in range(8)]
-    expect(stage.ring.channel.wait(2.0), "no event came, though the third request was waited for")
+    expect(stage.ring.channel.wait(patience_s()), "no event came, though the third request was waited for")
     stage.serve(*reading)
 
 
@@ -144,9 +145,10 @@ def spurious(stage: FrontendStage) -> None:
 @FRONTEND.case("F-RING-019", "a ring used for many rounds", _RING)
 def rounds(stage: FrontendStage) -> None:
     frontend = stage.connect()
+    before = stage.ring.req_prod
     for _ in range(8):
         stage.serve(*[frontend.read(n * PAGE_SIZE, SECTOR_SIZE) for n in range(32)])
-    expect(stage.ring.req_prod == stage.ring.rsp_prod == 256, "requests and responses do not match")
+    expect(stage.ring.req_prod == stage.ring.rsp_prod == before + 256, "requests and responses do not match")
 
 
 @FRONTEND.case("F-RING-020", "requests that straddle the pages of a ring are whole", "ring of order 2: slot 72")

@@ -2,19 +2,18 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from xenblk.abi import DOM0, PAGE_SIZE, SECTOR_SIZE, SECTORS_PER_PAGE
+from xenblk.abi import PAGE_SIZE, SECTOR_SIZE, SECTORS_PER_PAGE
 from xenblk.blkif import BlkifOp, BlkifSegment, BlkifStatus, DiscardRequest, IndirectRequest, Request
-from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.harness.conform.case import Case, Registry, expect, fail, require
-from xenblk.harness.conform.frontend.subject import FrontendKind, FrontendUnderTest
+from xenblk.harness.conform.frontend.subject import FrontendKind, FrontendUnderTest, Guest
 from xenblk.harness.conform.xen import Xen
 from xenblk.harness.wire.back_ring import RawBackRing, effective_operation
 from xenblk.harness.wire.backend import RawBackend, write_nodes
-from xenblk.harness.wire.deadline import DEADLINE_S
+from xenblk.harness.wire.deadline import patience_s, wait_for
 from xenblk.platform import Platform
 from xenblk.xenbus import XenbusState
 
@@ -25,19 +24,16 @@ SECTORS: Final = 8192
 FLUSH: Final = {"feature-flush-cache": "1"}
 PERSISTENT: Final = {"feature-persistent": "1"}
 PROPERTIES: Final = {"sectors": str(SECTORS), "sector-size": "512", "physical-sector-size": "512", "info": "0"}
-QUIET_S: Final = 0.05
-"""How long nothing may happen before a case believes that nothing does."""
-
 GREFS_RESERVED: Final = 8
 
 
 class FrontendStage:
     """What a case has at hand. `image` is the disk as an honest backend serves it."""
 
-    def __init__(self, kind: FrontendKind, xen: Xen, host: Platform, guest: Platform) -> None:
+    def __init__(self, kind: FrontendKind, xen: Xen, host: Platform, guest: Guest) -> None:
         self.kind: Final = kind
         self._xen = xen
-        self.guest: Final = guest
+        self._guest = guest
         self.backend: Final = RawBackend(host, guest.domid, XVDA)
         self.image: Final = bytearray(SECTORS * SECTOR_SIZE)
         self.seen: Final[list[Request]] = []
@@ -55,7 +51,7 @@ class FrontendStage:
         """The frontend under test, not connected; the case is not for it if it does not know one of the options."""
         missing = set(options) - self.kind.options
         require(not missing, f"this frontend has no option {', '.join(sorted(missing))}")
-        frontend = self.kind.start(self.guest, XVDA, options)
+        frontend = self.kind.start(self._guest, XVDA, options)
         self._frontends.append(frontend)
         return frontend
 
@@ -78,8 +74,23 @@ class FrontendStage:
         self.backend.attach_rings()
         self.backend.write({**features, **PROPERTIES, **properties})
         self.backend.switch(XenbusState.CONNECTED)
-        self.finish(connecting, "connecting")
+        self.finish_connecting(connecting)
         self.backend.await_frontend(XenbusState.CONNECTED)
+
+    def finish_connecting(self, connecting: Future[None]) -> None:
+        """The last part of a handshake; the case fails if that takes too long or is an error."""
+        error = self.end_of_connecting(connecting)
+        expect(error is None, f"connecting failed: {error}")
+
+    def end_of_connecting(self, connecting: Future[None]) -> BaseException | None:
+        """The error with which it ended, None if all went well; the case fails if it takes too long.
+
+        The system above a driver may read the disk first, for partitions: that is served, and not seen.
+        """
+        self.serve_until_done(connecting)
+        self.seen.clear()
+        self.segments_seen.clear()
+        return connecting.exception()
 
     def offer(self, features: Mapping[str, str]) -> None:
         """Go to InitWait with these features, and wait for the frontend's ring."""
@@ -96,22 +107,23 @@ class FrontendStage:
 
     def finish(self, future: Future[T], what: str) -> T:
         """What the frontend's user gets; the case fails if that takes too long or is an error."""
-        error = self._end(future, what)
+        error = self.end_of(future, what)
         expect(error is None, f"{what} failed: {error}")
         return future.result()
 
     def error(self, future: Future[Any], what: str) -> OSError:
         """The error that the frontend's user gets; the case fails if there is none, or it takes too long."""
-        error = self._end(future, what)
+        error = self.end_of(future, what)
         if not isinstance(error, OSError):
             fail(f"{what} succeeded" if error is None else f"{what} ended with {type(error).__name__}: {error}")
         return error
 
-    def _end(self, future: Future[Any], what: str) -> BaseException | None:
+    def end_of(self, future: Future[Any], what: str) -> BaseException | None:
+        """The error with which it ended, None if all went well; the case fails if it takes too long."""
         try:
-            return future.exception(DEADLINE_S)
+            return future.exception(patience_s())
         except TimeoutError:
-            fail(f"{what} did not end within {DEADLINE_S:g} s")
+            fail(f"{what} did not end within {patience_s():g} s")
 
     # Serving
 
@@ -123,9 +135,9 @@ class FrontendStage:
 
     def serve_until_done(self, *futures: Future[Any]) -> None:
         """Be an honest backend until all of these are done, whatever their end is."""
-        deadline_s = time.monotonic() + DEADLINE_S
+        deadline_s = time.monotonic() + patience_s()
         while not all(future.done() for future in futures):
-            expect(time.monotonic() < deadline_s, f"operations did not end within {DEADLINE_S:g} s of honest answers")
+            expect(time.monotonic() < deadline_s, f"operations did not end within {patience_s():g} s of honest answers")
             if not self.serve_once():
                 time.sleep(0.0002)
 
@@ -202,9 +214,13 @@ class FrontendStage:
         """The first ring."""
         return self.backend.ring
 
+    def wait_quietly(self) -> None:
+        """Wait as long as nothing may happen before a case believes that nothing does."""
+        time.sleep(self.kind.quiet_s)
+
     def expect_no_request(self, why: str) -> None:
-        """The case fails if a request comes within QUIET_S."""
-        time.sleep(QUIET_S)
+        """The case fails if a request comes while nothing may happen."""
+        self.wait_quietly()
         expect(not any(ring.pending for ring in self.backend.rings), why)
 
     def expect_working(self, frontend: FrontendUnderTest) -> None:
@@ -221,16 +237,30 @@ class FrontendStage:
         self.error(frontend.read(0, SECTOR_SIZE), "a read after the backend broke the protocol")
         expect(self.ring.req_prod == before, "a request was sent to a backend that broke the protocol")
 
-    def follow_to_closed(self) -> None:
-        """An honest backend's part when the frontend closes."""
+    def leave(self, frontend: FrontendUnderTest) -> None:
+        """The frontend closes, and an honest backend with it; one that then wants to start over is waited for."""
+        closing = frontend.close()
         self.backend.await_frontend(XenbusState.CLOSING, XenbusState.CLOSED)
         self.backend.switch(XenbusState.CLOSING)
         self.backend.await_frontend(XenbusState.CLOSED)
         self.backend.disconnect()
+        self.let_go(closing)
+
+    def let_go(self, closing: Future[None]) -> None:
+        """The backend's last step when the frontend closes, and another first one if it is to start over."""
         self.backend.switch(XenbusState.CLOSED)
+        wait_for(lambda: closing.done() or self.backend.frontend_state is XenbusState.INITIALISING, "closing to end")
+        if not closing.done():
+            self.backend.switch(XenbusState.INITWAIT)
+        self.finish(closing, "closing")
 
     def begin_again(self) -> None:
         """The nodes as after a good end: both ends start over, nothing of the old connection is left to be read."""
+        self.keep = False
+        if self.kind.needs_new_nodes:
+            self._end_frontends()
+            self._xen.attach(self._guest.domid, XVDA, self.kind.needs, {})
+            return
         keys = ("ring-ref", "event-channel", "protocol", "feature-persistent")
         self.backend.store.transact(lambda store: write_nodes(store, self.backend.frontend_path, dict.fromkeys(keys)))
         self.backend.store.write(f"{self.backend.frontend_path}/state", str(int(XenbusState.INITIALISING)))
@@ -241,9 +271,13 @@ class FrontendStage:
         with contextlib.ExitStack() as stack:
             stack.callback(self.backend.close)
             stack.callback(self.backend.disconnect)
-            for frontend in self._frontends:
-                stack.callback(frontend.stop)
-            stack.callback(self._xen.remove, self.guest.domid, XVDA)
+            stack.callback(self._end_frontends)
+
+    def _end_frontends(self) -> None:
+        with contextlib.ExitStack() as stack:
+            while self._frontends:
+                stack.callback(self._frontends.pop().stop)
+            stack.callback(self._xen.remove, self._guest.domid, XVDA)
 
 
 def _check_segment(segment: BlkifSegment) -> None:
@@ -258,33 +292,33 @@ def nr_sectors(segments: list[BlkifSegment]) -> int:
 
 
 class FrontendLab:
-    """Makes stages for one frontend in one Xen, one after the other; nobody else serves disks there."""
+    """Makes stages for one frontend in one Xen, one after the other; nobody else serves disks there.
 
-    def __init__(self, kind: FrontendKind, xen: Xen) -> None:
+    `host` is domain 0's platform, the caller's to close. `guest` gives each case the domain that it has a disk for.
+    """
+
+    def __init__(
+        self,
+        kind: FrontendKind,
+        xen: Xen,
+        host: Platform,
+        guest: Callable[[], contextlib.AbstractContextManager[Guest]],
+    ) -> None:
         self._kind = kind
         self._xen = xen
-        self._host = EmulatedPlatform(xen.run_dir, DOM0)
+        self._host = host
+        self._guest = guest
 
     @contextlib.contextmanager
     def stage(self, _case: Case[FrontendStage]) -> Iterator[FrontendStage]:
-        """A new guest with one disk, both gone when the block ends."""
-        with self._xen.guest() as guest:
-            self._xen.attach(guest.domid, XVDA, {}, {})
+        """A guest with one disk, which is gone when the block ends."""
+        with self._guest() as guest:
+            self._xen.attach(guest.domid, XVDA, self._kind.needs, {})
             stage = FrontendStage(self._kind, self._xen, self._host, guest)
             try:
                 yield stage
             finally:
                 stage.close()
-
-    def close(self) -> None:
-        """Leave this Xen."""
-        self._host.close()
-
-    def __enter__(self) -> "FrontendLab":
-        return self
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self.close()
 
 
 FRONTEND: Final[Registry[FrontendStage]] = Registry()

@@ -1,9 +1,7 @@
 """Cases for frontends: the order of states, and backends that go through theirs in unusual ways."""
 
-import time
-
-from xenblk.harness.conform.case import expect, fail
-from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, PROPERTIES, QUIET_S, FrontendStage
+from xenblk.harness.conform.case import expect
+from xenblk.harness.conform.frontend.stage import FLUSH, FRONTEND, PROPERTIES, FrontendStage
 from xenblk.xenbus import XenbusState as S
 
 _HEADER = "io/blkif.h, state diagrams"
@@ -14,7 +12,7 @@ _LINUX = "Linux xen-blkfront.c, blkback_changed"
 def before_initwait(stage: FrontendStage) -> str:
     stage.backend.write({"max-ring-page-order": "4", "multi-queue-max-queues": "4"})
     stage.start().connect()
-    time.sleep(QUIET_S)
+    stage.wait_quietly()
     state = stage.backend.frontend_state
     keys = stage.backend.frontend_keys()
     if state is S.INITIALISING:
@@ -35,7 +33,7 @@ def waits_for_connected(stage: FrontendStage) -> None:
     connecting = stage.set_up(stage.start())
     if stage.backend.frontend_state is S.CONNECTED:
         return
-    time.sleep(QUIET_S)
+    stage.wait_quietly()
     expect(stage.backend.frontend_state is S.INITIALISED, "it did not wait for the backend")
     expect(not connecting.done(), "its user may use the disk before the backend is Connected")
 
@@ -51,12 +49,12 @@ def initwait_twice(stage: FrontendStage) -> None:
     connecting = stage.set_up(frontend)
     keys = stage.backend.frontend_keys()
     stage.backend.switch(S.INITWAIT)
-    time.sleep(QUIET_S)
+    stage.wait_quietly()
     expect(stage.backend.frontend_keys() == keys, "the second InitWait changed the frontend's nodes")
     stage.backend.attach_rings()
     stage.backend.write(PROPERTIES)
     stage.backend.switch(S.CONNECTED)
-    stage.finish(connecting, "connecting")
+    stage.finish_connecting(connecting)
     stage.expect_working(frontend)
 
 
@@ -68,7 +66,7 @@ def straight_to_connected(stage: FrontendStage) -> None:
     stage.backend.switch(S.CONNECTED)
     stage.backend.await_frontend(S.CONNECTED)
     stage.backend.attach_rings()
-    stage.finish(connecting, "connecting")
+    stage.finish_connecting(connecting)
     stage.expect_working(frontend)
 
 
@@ -77,7 +75,7 @@ def _ignored(state: S) -> None:
     def ignored(stage: FrontendStage) -> None:
         frontend = stage.connect()
         stage.backend.switch(state)
-        time.sleep(QUIET_S)
+        stage.wait_quietly()
         expect(stage.backend.frontend_state is S.CONNECTED, f"it went to {stage.backend.frontend_state.label}")
         stage.expect_working(frontend)
 
@@ -91,7 +89,7 @@ def garbled_state(stage: FrontendStage) -> None:
     frontend = stage.start()
     connecting = frontend.connect()
     stage.backend.switch("elephant")
-    time.sleep(QUIET_S)
+    stage.wait_quietly()
     expect(not connecting.done(), "a garbled state ended the handshake")
     stage.go_on(connecting)
     stage.expect_working(frontend)
@@ -117,12 +115,10 @@ def _property(number: int, name: str, value: str | None) -> None:
         stage.backend.attach_rings()
         stage.backend.write({**PROPERTIES, name: value})
         stage.backend.switch(S.CONNECTED)
-        try:
-            connecting.result(2.0)
-        except OSError as e:
-            return f"refused: {e}"
-        except TimeoutError:
-            fail("the handshake did not end")
+        error = stage.end_of_connecting(connecting)
+        if isinstance(error, OSError):
+            return f"refused: {error}"
+        expect(error is None, f"the handshake ended with {error!r}")
         expect(name != "sectors", "a disk without a size was connected")
         stage.expect_working(frontend)
         return "a default was taken"

@@ -10,16 +10,18 @@ import errno
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Final, Protocol, TypeVar
 
-from xenblk.abi import PAGE_SIZE
+from xenblk.abi import PAGE_SIZE, Domid
 from xenblk.blkfront import Bio, Blkfront, VirtualDisk
 from xenblk.blkfront.options import FrontendOptions
 from xenblk.blkif import BlkifOp
 from xenblk.engines import ENGINES
 from xenblk.errors import UsageError, XenblkError
-from xenblk.harness.doubles import FRONTENDS, FrontendDouble
+from xenblk.harness.conform.frontend.doubled import DoubleUnderTest
+from xenblk.harness.doubles import FRONTENDS
+from xenblk.harness.doubles.frontend_quirks import QUIRKS
 from xenblk.platform import Platform
 
 T = TypeVar("T")
@@ -28,6 +30,12 @@ Options = Mapping[str, Any]
 """How a frontend is started: ring_page_order, nr_queues, max_indirect_segments, feature_persistent, recover."""
 
 _POLL_S: Final = 0.002
+
+
+class Guest(Protocol):
+    """The domain of a frontend, as its backend has to know it: a Platform, where that is our own process."""
+
+    domid: Domid
 
 
 class FrontendUnderTest(Protocol):
@@ -69,13 +77,19 @@ class FrontendUnderTest(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrontendKind:
-    """A frontend that can be started: `options` are the names that `start` takes."""
+    """A frontend that can be started in a guest of its kind: `options` are the names that `start` takes."""
 
     name: str
-    start: Callable[[Platform, int, Options], FrontendUnderTest]
+    start: Callable[[Any, int, Options], FrontendUnderTest]
     options: frozenset[str]
     one_at_a_time: bool = False
     """Whether an operation waits until the one before has ended: then some cases are not for it."""
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Nodes of the backend's without which it gives up: they are there from the start."""
+    needs_new_nodes: bool = False
+    """Whether it comes back to a disk only if a toolstack has taken that away, and given it again."""
+    quiet_s: float = 0.05
+    """How long nothing may happen before a case believes that nothing does."""
 
 
 class BlkfrontUnderTest:
@@ -216,66 +230,6 @@ def _forward(source: Future[None], target: Future[T], result: Callable[[], T]) -
         target.set_exception(error)
 
 
-class DoubleUnderTest:
-    """A double of a known frontend: a thread has it, and does one thing after the other."""
-
-    offers_discard = True
-
-    def __init__(self, double: FrontendDouble) -> None:
-        self._double = double
-        self._thread = ThreadPoolExecutor(1, "frontend double")
-
-    @property
-    def size(self) -> int:
-        """See FrontendUnderTest."""
-        return self._double.size
-
-    @property
-    def read_only(self) -> bool:
-        """See FrontendUnderTest."""
-        return self._double.read_only
-
-    def connect(self) -> Future[None]:
-        """See FrontendUnderTest."""
-        return self._do(self._double.connect)
-
-    def read(self, offset: int, nr_bytes: int) -> Future[bytes]:
-        """See FrontendUnderTest."""
-        return self._do(lambda: self._double.read(*self._checked(offset, nr_bytes)))
-
-    def write(self, offset: int, data: bytes) -> Future[None]:
-        """See FrontendUnderTest."""
-        return self._do(lambda: self._double.write(self._checked(offset, len(data), writes=True)[0], data))
-
-    def flush(self) -> Future[None]:
-        """See FrontendUnderTest."""
-        return self._do(self._double.flush)
-
-    def discard(self, offset: int, nr_bytes: int) -> Future[None]:
-        """See FrontendUnderTest."""
-        return self._do(lambda: self._double.discard(*self._checked(offset, nr_bytes, writes=True)))
-
-    def close(self) -> Future[None]:
-        """See FrontendUnderTest."""
-        return self._do(self._double.close)
-
-    def stop(self) -> None:
-        """See FrontendUnderTest."""
-        self.close()
-        self._thread.shutdown()
-
-    def _do(self, function: Callable[[], T]) -> Future[T]:
-        return self._thread.submit(_as_os_error, function)
-
-    def _checked(self, offset: int, nr_bytes: int, writes: bool = False) -> tuple[int, int]:
-        """What the block layer above a driver lets through; OSError for the rest."""
-        if offset + nr_bytes > self.size:
-            raise OSError(errno.ENOSPC, f"{nr_bytes} bytes at {offset} end beyond the disk of {self.size}")
-        if writes and self.read_only:
-            raise OSError(errno.EROFS, "the disk is read-only")
-        return offset, nr_bytes
-
-
 def our_frontend(engine: str) -> FrontendKind:
     """Blkfront with one of its engines."""
     taken = {field.name for field in dataclasses.fields(FrontendOptions)} - {"engine", "poll_us"}
@@ -291,9 +245,13 @@ def frontend_kind(name: str) -> FrontendKind:
     if name in ENGINES:
         return our_frontend(name)
     if name in FRONTENDS:
-        make = FRONTENDS[name]
+        make, quirks = FRONTENDS[name], QUIRKS[name]
         return FrontendKind(
-            name, lambda platform, handle, _options: DoubleUnderTest(make(platform, handle)), frozenset(), True
+            name,
+            lambda platform, handle, options: DoubleUnderTest(make(platform, handle, **options)),
+            quirks.options,
+            quirks.one_at_a_time,
+            quirks.needs,
         )
     raise UsageError(f"a frontend to test is one of {', '.join(frontend_names())}, not {name!r}")
 

@@ -1,5 +1,7 @@
 """That a comparison with the real xenstored finds what it is for, and that no intended difference is obsolete."""
 
+import signal
+import threading
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -14,6 +16,7 @@ from oracle.ledger import Step
 from oracle.script import as_a_toolstack
 from oracle.shrink import replay, shrink
 from oracle.vocabulary import strings
+from oracle.worlds import PROMPT_S
 
 from xenblk.xenstore import requests
 from xenblk.xenstore.session import Session
@@ -90,7 +93,6 @@ def an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_defect_is_found_and_cut_down(monkeypatch: pytest.MonkeyPatch, break_it: Break) -> None:
     """To at most eight steps. All of them do no harm to a server without the defect."""
     break_it(monkeypatch)
-    monkeypatch.setattr("oracle.worlds.ANSWER_S", 0.3)
     both, found = first_difference()
     shrunk = shrink(both.done, found)
     assert len(steps_of(shrunk)) <= 8 < len(both.done), shrunk
@@ -121,6 +123,19 @@ def test_the_real_one_dies() -> None:
             both.real.daemon.process.wait()
             with pytest.raises(DifferenceError, match="the real one: "):
                 both.do(step)
+
+
+def test_regression_a_slow_daemon_is_no_difference() -> None:
+    with duel() as both:
+        for before in GUEST:
+            both.do(before)
+        for step in (ask("A", "READ", "/"), ask("1", "READ", "/")):
+            both.real.daemon.process.send_signal(signal.SIGSTOP)
+            awake = threading.Timer(3 * PROMPT_S, both.real.daemon.process.send_signal, [signal.SIGCONT])
+            awake.start()
+            both.do(step)
+            awake.join()
+        both.fence()
 
 
 def test_a_difference_that_does_not_come_again_stays_what_it_was() -> None:

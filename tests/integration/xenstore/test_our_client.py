@@ -43,6 +43,14 @@ def test_operations(daemon: Any) -> None:
         store.prune("/a/c")
         store.prune("/a/c")
         assert not store.exists("/a")
+        store.write("/a/b/c/d", "v")
+        store.prune("/a/b/c/d", 2)
+        assert store.directory("/a") == []
+        store.mkdir("/a/b/c/d")
+        store.mkdir("/a/x")
+        store.prune("/a/b/c/d", 3)
+        assert store.directory("/a") == ["x"]
+        store.rm("/a")
         with pytest.raises(XenstoreError, match="ENOENT to read /a/b") as refused:
             store.read("/a/b")
         assert refused.value.name == "ENOENT"

@@ -1,5 +1,6 @@
 """pyxs over a device, which elsewhere is /dev/xen/xenbus: here a pseudo-terminal with our server behind it."""
 
+import gc
 import os
 import select
 import signal
@@ -84,6 +85,7 @@ class Bridge:
 @pytest.fixture
 def client(daemon: Any) -> Iterator[pyxs.Client]:
     """A client on a terminal; afterwards, no descriptor and no thread is left of either."""
+    gc.collect()  # or what an earlier test left is closed meanwhile
     before = _in_use()
     bridge = Bridge(daemon.path)
     client = pyxs.Client(xen_bus_path=bridge.path)

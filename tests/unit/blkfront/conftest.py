@@ -27,7 +27,7 @@ from xenblk.blkif import (
 )
 from xenblk.counters import Counters
 from xenblk.emulated.memory import DomainMemory
-from xenblk.grants import GrantPool, GrantTable
+from xenblk.grants import GrantPool, GrantTableV1
 from xenblk.ring import BackRing, FrontRing
 
 BACKEND = Domid(0)
@@ -107,7 +107,7 @@ class World:
         self.memory = DomainMemory(fd, nr_frames, nr_table_frames)
         os.close(fd)
         self.grant_frames = self.memory.grant_frames()
-        self.table = GrantTable(self.grant_frames[: nr_grants * 8])
+        self.table = GrantTableV1(self.grant_frames[: nr_grants * 8])
 
     def submit(
         self, op: BlkifOp, offset: int = 0, buffer: Any = None, *, nr_bytes: int = 0, secure: bool = False

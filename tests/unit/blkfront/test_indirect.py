@@ -120,7 +120,7 @@ def test_a_page_of_descriptors_that_is_kept_is_a_fault(make: Callable[..., Any],
 def test_a_request_gets_all_its_references_or_none(make: Callable[..., Any], mode: str, nr_refs: int) -> None:
     """32 segments and their descriptors: with a reference less nothing is granted, and nothing on the ring."""
     world = make(max_segments=32, persistent=mode == "persistent", nr_grants=8 + 33)
-    held = [world.table.allocate() for _ in range(33 - nr_refs)]
+    held = world.table.grant(0, [0] * (33 - nr_refs))
     buffer = world.memory.join(world.memory.allocate_run(32))
     bio = world.submit(BlkifOp.READ, 0, buffer)
     requests = sent(world)
@@ -128,7 +128,7 @@ def test_a_request_gets_all_its_references_or_none(make: Callable[..., Any], mod
     if not requests:
         assert world.table.free_count == nr_refs
         assert world.engine.in_flight == 0
-        world.table.free(held.pop())
+        assert world.table.end_access(held.pop())
         requests = sent(world)
     world.answer(*requests)
     assert world.engine.collect() == [bio]

@@ -62,5 +62,16 @@ def test_attaching_loads_no_driver_and_no_server(name: str) -> None:
     assert not some(loaded, *drivers, "rich", "asyncio")
 
 
-def test_a_host_loads_no_workloads() -> None:
-    assert not some(loaded_by(f"import xenblk.cli.{COMMANDS['host'].module}"), "xenblk.harness")
+def test_a_host_loads_no_workload_and_no_driver() -> None:
+    loaded = loaded_by(f"import xenblk.cli.{COMMANDS['host'].module}")
+    assert not some(loaded, "xenblk.harness", "xenblk.blkback", "xenblk.blkfront")
+
+
+def test_a_backend_loads_no_workload_and_no_server() -> None:
+    loaded = loaded_by(f"import xenblk.cli.{COMMANDS['backend'].module}")
+    assert not some(loaded, "xenblk.harness", "xenblk.emulated.host", "xenblk.xenstore.server")
+
+
+@pytest.mark.parametrize("name", ["bench", "compare"])
+def test_a_workload_loads_no_table_and_no_event_loop(name: str) -> None:
+    assert not some(loaded_by(f"import xenblk.cli.{COMMANDS[name].module}"), "rich", "asyncio")

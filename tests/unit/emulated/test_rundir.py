@@ -38,7 +38,7 @@ def test_what_a_killed_owner_left_is_swept_and_what_is_not_ours_stays(tmp_path: 
     (tmp_path / "counters" / "vbd").touch()
     directory = RunDirectory(tmp_path)
     directory.claim()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["counters", "lock", "notes.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["counters", "journals", "lock", "notes.txt"]
     assert list(directory.counters.iterdir()) == []
     directory.release()
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

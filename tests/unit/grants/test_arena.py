@@ -1,6 +1,8 @@
 """Slots of the mapping arena: lowest first, runs, and addresses that stay."""
 
 import ctypes
+import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,15 @@ def test_lowest_free_slot_first() -> None:
     arena.free(0)
     assert [arena.allocate() for _ in range(3)] == [0, 2, 4]
     arena.close()
+
+
+def test_the_kernel_keeps_two_arenas_apart() -> None:
+    """As one mapping, they would be cut twice for each page at the beginning of the second."""
+    arenas = [Arena(8) for _ in range(3)]
+    begins = {int(line.split("-")[0], 16) for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert begins >= {arena.address(0) for arena in arenas}
+    for arena in arenas:
+        arena.close()
 
 
 def test_a_run_fits_between_used_slots_or_after_them() -> None:
@@ -78,3 +89,28 @@ def test_no_slot_is_handed_out_twice(steps: list[tuple[bool, int]]) -> None:
             used.extend(run)
         arena._check()
     arena.close()
+
+
+def test_nobody_else_gets_into_a_hole() -> None:
+    """A driver's mmap that fails has torn down what was there. Linux places others' mappings somewhere else."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    arena = Arena(64)
+    first, last = arena.address(0), arena.address(63)
+    assert libc.munmap(arena.address(8), 32 * PAGE_SIZE) == 0
+    private_anonymous = 0x22
+    others = [libc.mmap(None, PAGE_SIZE * size, 0, private_anonymous, -1, 0) for size in (1, 2, 32) for _ in range(400)]
+    assert not [address for address in others if first <= address <= last]
+    for address, size in zip(others, [1] * 400 + [2] * 400 + [32] * 400, strict=True):
+        assert libc.munmap(address, PAGE_SIZE * size) == 0
+    arena.close()
+
+
+def test_arenas_do_not_meet() -> None:
+    arenas = [Arena(16) for _ in range(20)]
+    starts = sorted(arena.address(0) for arena in arenas)
+    assert all(after - before >= 16 * PAGE_SIZE for before, after in itertools.pairwise(starts))
+    for arena in arenas:
+        arena.close()

@@ -7,16 +7,16 @@ import sys
 
 import pytest
 
-from xenblk.grants import GrantTable
+from xenblk.grants import GrantTableV1
 from xenblk.grants.entries import Entries
 
 CYCLES = """
 import gc, os
-from xenblk.grants import ForeignDomain, GrantMapper, GrantTable
+from xenblk.grants import GnttabDomain, GnttabMapper, GrantTableV1
 
 for _ in range(50):
     table, active, track = (memoryview(bytearray(16 * 64)) for _ in range(3))
-    for thing in (GrantTable(table), ForeignDomain(7, 1, -1, 4, table, active), GrantMapper(1, 0, track, 4)):
+    for thing in (GrantTableV1(table), GnttabDomain(7, 1, -1, 4, table, active), GnttabMapper(1, 0, track)):
         thing.itself, thing.views = thing, (table, active, track)
     del thing, table, active, track
 gc.collect()
@@ -43,4 +43,4 @@ def test_memory_stays_until_close() -> None:
 
 def test_read_only_memory_is_refused() -> None:
     with pytest.raises(BufferError):
-        GrantTable(memoryview(os.urandom(64)))
+        GrantTableV1(memoryview(os.urandom(64)))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from xenblk.abi import Domid
-from xenblk.grants import CopySegment, GrantStatus
+from xenblk.grants import CopySegment, GnttabMapper, GrantMapper, GrantStatus
 
 FRAMES = 16
 NR_TRACK = 12
@@ -44,9 +44,8 @@ class GrantsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.table.free_count)
     @rule(domid=st.sampled_from([Domid(0), OTHER]), frame=st.integers(1, FRAMES), readonly=st.booleans())
     def grant(self, domid: Domid, frame: int, readonly: bool) -> None:
-        ref = self.world.table.allocate()
+        (ref,) = self.world.table.grant(domid, [frame], readonly)
         assert ref not in self.granted
-        self.world.table.grant_access(ref, domid, frame, readonly)
         self.granted[ref] = (domid, frame, readonly)
 
     @precondition(lambda self: self.granted)
@@ -56,7 +55,6 @@ class GrantsMachine(RuleBasedStateMachine):
         in_use = any(mapping.ref == ref for _, mapping, _ in self.held)
         assert self.world.table.end_access(ref) == (not in_use)
         if not in_use:
-            self.world.table.free(ref)
             del self.granted[ref]
 
     @rule(who=st.integers(0, 2), numbers=st.lists(st.integers(0, 99), max_size=6), readonly=st.booleans())
@@ -108,7 +106,8 @@ class GrantsMachine(RuleBasedStateMachine):
         self.held = [held for held in self.held if held[0] != who]
         dead = self.mappers[who]
         domid = OTHER if who == 2 else self.world.backend
-        self.mappers[who] = type(dead)(who + 1, domid, memoryview(self.world.maptracks[who + 1]), 64)
+        maptrack = memoryview(self.world.maptracks[who + 1])
+        self.mappers[who] = GrantMapper(GnttabMapper(who + 1, domid, maptrack), 64)
         self.world.mappers[who] = self.mappers[who]
         dead._mapped.clear()
         dead.close()

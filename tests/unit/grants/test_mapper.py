@@ -11,7 +11,7 @@ import pytest
 from xenblk._native import ffi, lib
 from xenblk.abi import PAGE_SIZE, Domid, GrantRef
 from xenblk.errors import GrantError, UsageError
-from xenblk.grants import CopySegment, ForeignDomain, GrantStatus
+from xenblk.grants import CopySegment, GnttabDomain, GrantStatus
 
 READING, WRITING = 8, 16
 UNGRANTED = GrantRef(100)
@@ -117,7 +117,7 @@ def raw_map(mapper: Any, world: Any, **fields: int) -> int:
     for name, value in fields.items():
         setattr(op, name, value)
     op.status = 1
-    lib.xb_gnttab_map(mapper.native, world.domain.native, op, 1)
+    lib.xb_mapper_map(mapper.native, world.domain.native, op, 1, False)
     return int(op.status)
 
 
@@ -140,7 +140,7 @@ def test_a_failing_mmap_leaves_no_pin(world: Any) -> None:
     mapper = world.mapper()
     ref = world.grant()
     tables = world.domain
-    broken = ForeignDomain(tables.domid, 1, -1, 64, tables.table[:], tables.active[:])
+    broken = GnttabDomain(tables.domid, 1, -1, 64, tables.table[:], tables.active[:])
     assert map_statuses(mapper, broken, [ref]) == [GrantStatus.NO_SPACE]
     world.check()
     assert map_statuses(mapper, world.domain, [ref]) == [GrantStatus.OKAY]
@@ -248,7 +248,7 @@ def test_a_grantor_that_flips_flags_ends_no_livelock(world: Any) -> None:
 def raw_unmap(mapper: Any, domain: Any, handle: int, address: int) -> int:
     op = ffi.new("struct xb_unmap_grant_ref *")
     op.host_addr, op.handle, op.status = address, handle, 1
-    lib.xb_gnttab_unmap(mapper.native, domain.native, op, 1)
+    lib.xb_mapper_unmap(mapper.native, domain.native, op, 1)
     return int(op.status)
 
 
@@ -257,7 +257,7 @@ def test_unmap_of_what_is_not_a_mapping(world: Any) -> None:
     (mapping,) = mapper.map(world.domain, [world.grant()])
     address = mapper._arena.address(mapping.slot)
     tables = world.domain
-    stranger = ForeignDomain(Domid(8), 2, -1, 64, tables.table[:], tables.active[:])
+    stranger = GnttabDomain(Domid(8), 2, -1, 64, tables.table[:], tables.active[:])
     assert raw_unmap(mapper, tables, 4, address) == GrantStatus.BAD_HANDLE
     assert raw_unmap(mapper, tables, 3, address) == GrantStatus.BAD_HANDLE
     assert raw_unmap(mapper, tables, 0xFFFFFFFF, address) == GrantStatus.BAD_HANDLE

@@ -17,9 +17,9 @@ class UnmapSpy:
     def __getattr__(self, name: str) -> Any:
         return getattr(lib, name)
 
-    def xb_gnttab_unmap(self, native: Any, grantor: Any, ops: Any, count: int) -> None:
+    def xb_mapper_unmap(self, native: Any, grantor: Any, ops: Any, count: int) -> None:
         self.asked.append([op.host_addr // PAGE_SIZE for op in ops])
-        lib.xb_gnttab_unmap(native, grantor, ops, count)
+        lib.xb_mapper_unmap(native, grantor, ops, count)
 
 
 def test_a_batch_is_unmapped_in_the_order_of_its_pages(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

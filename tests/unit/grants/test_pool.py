@@ -1,4 +1,4 @@
-"""The frontend's pool: Linux's order, its count of persistent grants, reservation, teardown; and against a model."""
+"""The frontend's pool: Linux's order, its count of persistent grants, all or nothing, teardown; and against a model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from xenblk.errors import GrantError, WouldBlockError
+from xenblk.abi import Domid
+from xenblk.errors import WouldBlockError
 from xenblk.grants import GrantPool
+
+OTHER = Domid(3)
 
 
 def make(world: Any, size: int = 4) -> GrantPool:
@@ -21,7 +24,7 @@ def test_pages_are_zero_and_granted_read_write_on_first_use(world: Any) -> None:
     free = world.table.free_count
     pool = make(world)
     assert world.table.free_count == free
-    entry = pool.take()
+    (entry,) = pool.take(1)
     assert bytes(entry.page.view) == bytes(4096)
     assert world.flags(entry.gref) == 1, "permit_access, not read-only"
     assert world.table.free_count == free - 1
@@ -32,7 +35,7 @@ def test_pages_are_zero_and_granted_read_write_on_first_use(world: Any) -> None:
 
 def test_kept_pages_go_to_the_head_and_ended_ones_to_the_tail(world: Any) -> None:
     pool, mapper = make(world), world.mapper()
-    first, second, third = (pool.take() for _ in range(3))
+    first, second, third = pool.take(3)
     refs = [first.gref, third.gref]
     mappings = mapper.map(world.domain, refs)
     assert pool.put_back(first)
@@ -40,7 +43,7 @@ def test_kept_pages_go_to_the_head_and_ended_ones_to_the_tail(world: Any) -> Non
     assert pool.put_back(third)
     assert pool.persistent_gnts_c == 2
     pool._check()
-    taken = [pool.take() for _ in range(4)]
+    taken = pool.take(4)
     assert taken[:2] == [third, first], "last in, first out, with the references they had"
     assert [entry.gref for entry in taken[:2]] == refs[::-1]
     assert taken[3] is second, "what was ended comes last"
@@ -53,7 +56,7 @@ def test_the_working_set_is_the_most_in_use_at_once(world: Any) -> None:
     pool, mapper = make(world, 20), world.mapper()
     seen: dict[int, Any] = {}
     for _ in range(50):
-        entries = [pool.take() for _ in range(3)]
+        entries = pool.take(3)
         for entry in entries:
             if entry.gref not in seen:
                 seen[entry.gref] = mapper.map(world.domain, [entry.gref])
@@ -62,74 +65,41 @@ def test_the_working_set_is_the_most_in_use_at_once(world: Any) -> None:
 
 
 def exhaust(table: Any, left: int) -> list[Any]:
-    return [table.allocate() for _ in range(table.free_count - left)]
+    return table.grant(OTHER, [0] * (table.free_count - left))  # type: ignore[no-any-return]
 
 
-def test_reserve_is_all_or_nothing(world: Any) -> None:
+def test_all_or_nothing(world: Any) -> None:
     pool = make(world, 8)
     held = exhaust(world.table, left=3)
-    pool.reserve(3)
-    assert world.table.free_count == 0
     with pytest.raises(WouldBlockError, match="4 grant references are needed"):
-        pool.reserve(4)
+        pool.take(4)
     assert world.table.free_count == 3
     with pytest.raises(WouldBlockError, match="9 pool pages are needed, 8 are free"):
-        pool.reserve(9)
-    world.table.free(held.pop())
-    pool.reserve(4)
-    entries = [pool.take() for _ in range(4)]
+        pool.take(9)
+    pool._check()
+    assert world.table.end_access(held.pop())
+    entries = pool.take(4)
     assert len({entry.gref for entry in entries}) == 4
-
-
-def test_nobody_takes_what_is_reserved(world: Any) -> None:
-    one, other = make(world), make(world)
-    exhaust(world.table, left=3)
-    one.reserve(2)
-    with pytest.raises(WouldBlockError):
-        other.reserve(2)
-    other.reserve(1)
-    assert len({one.take().gref, one.take().gref, other.take().gref}) == 3
+    assert world.table.free_count == 0
+    pool._check()
 
 
 def test_kept_pages_need_no_reference(world: Any) -> None:
     pool, mapper = make(world), world.mapper()
-    entries = [pool.take() for _ in range(2)]
+    entries = pool.take(2)
     mapper.map(world.domain, [entry.gref for entry in entries])
     assert all(pool.put_back(entry) for entry in entries)
     exhaust(world.table, left=1)
-    pool.reserve(3)
     with pytest.raises(WouldBlockError, match="2 grant references"):
-        pool.reserve(4)
-
-
-def test_left_over_references_go_back(world: Any) -> None:
-    pool = make(world)
-    free = world.table.free_count
-    pool.reserve(4)
-    pool.take()
-    pool.reserve(1)
-    assert world.table.free_count == free - 2
-    pool.close()
-    assert world.table.free_count == free
-
-
-def test_taking_what_there_is_not_loses_nothing(world: Any) -> None:
-    pool = make(world, 1)
-    held = exhaust(world.table, left=0)
-    with pytest.raises(GrantError):
-        pool.take()
-    pool._check()
-    world.table.free(held.pop())
-    entry = pool.take()
-    with pytest.raises(WouldBlockError, match="all 1 pool pages"):
-        pool.take()
-    pool.put_back(entry)
-    pool._check()
+        pool.take(4)
+    assert pool.persistent_gnts_c == 2, "nothing is lost"
+    assert pool.take(3)[:2] == entries[::-1]
+    assert pool.persistent_gnts_c == 0
 
 
 def test_trim_follows_the_backends_purge(world: Any) -> None:
     pool, mapper = make(world, 5), world.mapper()
-    entries = [pool.take() for _ in range(4)]
+    entries = pool.take(4)
     mappings = mapper.map(world.domain, [entry.gref for entry in entries])
     assert all(pool.put_back(entry) for entry in entries)
     mapper.unmap([mappings[1], mappings[2]])
@@ -138,7 +108,7 @@ def test_trim_follows_the_backends_purge(world: Any) -> None:
     assert pool.persistent_gnts_c == 2
     assert world.table.free_count == free + 2
     pool._check()
-    assert [pool.take() for _ in range(2)] == [entries[3], entries[0]], "the order of the others stays"
+    assert pool.take(2) == [entries[3], entries[0]], "the order of the others stays"
     mapper.unmap([mappings[0], mappings[3]])
     assert pool.trim() == 0
 
@@ -148,7 +118,7 @@ def test_close_keeps_what_is_mapped(make_world: Callable[..., Any]) -> None:
     mapper = world.mapper()
     free, frames = world.table.free_count, world.free_frames
     pool = make(world, 6)
-    idle, in_flight, ended, _ = (pool.take() for _ in range(4))
+    idle, in_flight, ended, _ = pool.take(4)
     mappings = mapper.map(world.domain, [idle.gref, in_flight.gref])
     pool.put_back(idle)
     pool.put_back(ended)
@@ -177,33 +147,19 @@ class PoolMachine(RuleBasedStateMachine):
         self.taken: list[Any] = []
         self.mapped: dict[int, Any] = {}
 
-    @rule()
-    def take(self) -> None:
-        if not self.free:
-            with pytest.raises(WouldBlockError):
-                self.pool.take()
-            return
-        frame, gref = self.free[0]
-        if gref is None and not self.world.table.free_count and not self.pool._reserved:
-            with pytest.raises(GrantError):
-                self.pool.take()
-            return
-        entry = self.pool.take()
-        self.free.pop(0)
-        assert entry.page.frame == frame
-        assert gref in (None, entry.gref)
-        self.taken.append(entry)
-
     @rule(nr_pages=st.integers(0, 12))
-    def reserve(self, nr_pages: int) -> None:
-        kept = sum(gref is not None for _, gref in self.free)
-        available = self.world.table.free_count + len(self.pool._reserved)
-        if nr_pages > len(self.free) or nr_pages - kept > available:
+    def take(self, nr_pages: int) -> None:
+        asked = self.free[:nr_pages]
+        new = sum(gref is None for _, gref in asked)
+        if nr_pages > len(self.free) or new > self.world.table.free_count:
             with pytest.raises(WouldBlockError):
-                self.pool.reserve(nr_pages)
-        else:
-            self.pool.reserve(nr_pages)
-            assert len(self.pool._reserved) == max(0, nr_pages - kept)
+                self.pool.take(nr_pages)
+            return
+        entries = self.pool.take(nr_pages)
+        assert [entry.page.frame for entry in entries] == [frame for frame, _ in asked]
+        assert all(gref in (None, entry.gref) for entry, (_, gref) in zip(entries, asked, strict=True))
+        del self.free[:nr_pages]
+        self.taken += entries
 
     @precondition(lambda self: self.taken)
     @rule(number=st.integers(0, 100))

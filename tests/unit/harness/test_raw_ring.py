@@ -52,18 +52,14 @@ class Guest:
         page.view.release()
         self.frames.append(page.frame)
 
-    def allocate(self) -> GrantRef:
-        return GrantRef(next(self.numbers))
-
-    def grant_access(self, ref: GrantRef, domid: Domid, frame: int) -> None:
+    def grant(self, domid: Domid, frames: list[int]) -> list[GrantRef]:
         assert domid == DOM0
-        self.granted[ref] = frame
+        refs = [GrantRef(next(self.numbers)) for _ in frames]
+        self.granted.update(zip(refs, frames, strict=True))
+        return refs
 
     def end_access(self, ref: GrantRef) -> bool:
         return self.granted.pop(ref) >= 0
-
-    def free(self, ref: GrantRef) -> None:
-        assert ref not in self.granted
 
     def alloc_unbound(self, _remote: Domid) -> Any:
         return self.channel

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from xenblk.harness.report import compare_table, modes_json, print_table, result_table
-from xenblk.harness.result import BenchResult
+from xenblk.harness.report import compare_table, print_table, result_table
+from xenblk.harness.result import BenchResult, modes_json
 
 
 @pytest.fixture(autouse=True)
