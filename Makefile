@@ -13,7 +13,7 @@ CWARN  := -std=gnu11 -Wall -Wextra -Werror -I.
 # The tests start a thousand Pythons: compiling the package anew in each would take more time than all the rest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types native-test native-tests compiled-test oracle peers pytest wheel-test bench bench-xenstore bench-peers differential dist clean soak
+.PHONY: demo test lint types native-test native-tests compiled-test oracle peers pytest wheel-test bench bench-xenstore bench-peers differential dist clean soak xen-lab xen-test xen-conform
 
 demo: $(VENV)/ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/demo.sh
@@ -34,13 +34,14 @@ lint: $(VENV)/ready
 	@for f in $(C_SOURCES); do $(CC) $(CWARN) -O2 -fsyntax-only $$f || exit 1; done
 
 types: $(VENV)/ready build/typing/xenblk
-	MYPYPATH=build/typing $(BIN)/mypy -p xenblk
+	MYPYPATH=build/typing $(BIN)/mypy -p xenblk -p lab
 
 # mypy cannot follow setuptools' package-dir mapping, so it gets a tree of links.
 build/typing/xenblk: Makefile
 	@rm -rf $@ && mkdir -p $@
 	@for f in xenblk/*; do ln -s "$(CURDIR)/$$f" $@/; done
 	@for d in ring grants harness; do ln -s "$(CURDIR)/$$d" $@/; done
+	@ln -sfn "$(CURDIR)/lab" build/typing/lab
 
 # Each C test with all C sources, under two sanitizers; the sources are compiled once for each.
 ASAN := -g -O1 -pthread -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -81,6 +82,26 @@ peers: build/peers/ready
 
 build/peers/ready: benchmarks/peers/fetch.sh
 	benchmarks/peers/fetch.sh build/peers
+
+# Real Xen under QEMU, for what needs a real hypervisor; docs/xen-lab.md says what it is and what its results mean.
+xen-lab: build/xen-lab/ready
+
+build/xen-lab/fetched: lab/fetch.sh
+	lab/fetch.sh build/xen-lab
+
+build/xen-lab/ready: build/xen-lab/fetched $(VENV)/ready $(wildcard lab/*.py lab/dom0/* lab/guest/*)
+	$(BIN)/python -m lab.images build/xen-lab
+	@touch $@
+
+# One boot serves all tests of a process. An emulated machine takes one CPU, so there are as many as are worth it.
+MACHINES ?= 2
+LAB_TEST := $(BIN)/python -m pytest -v -n $(MACHINES) --durations=0
+xen-test: xen-lab
+	$(LAB_TEST) --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1800 lab/tests
+
+# Every conformance case on real Xen, against our backend, Linux's and QEMU's, and against Linux's frontend.
+xen-conform: xen-lab
+	CONFORM_CASES='B-* F-*' $(LAB_TEST) -o faulthandler_timeout=3600 lab/tests/test_conformance*.py
 
 # Blocks a second: the limit, every mode, one backend thread and two; benchmarks/README.md says what the figures mean.
 bench: $(VENV)/ready
