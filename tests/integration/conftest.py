@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from xenblk.blkfront import Blkfront, VirtualDisk
 from xenblk.blkfront.connection import Ring
 from xenblk.blkif import X86_64, Abi, BlkifRequest, BlkifResponse
 from xenblk.grants import Page
-from xenblk.processes import Program
 from xenblk.testing import AttachedVbd, XenHost, eventually
 from xenblk.toolstack import frontend_path
 from xenblk.xenbus import XenbusState
@@ -58,14 +56,6 @@ class World:
     def counts(self, domid: Domid, end: str = "back", handle: int = XVDA, queue: int = 0) -> dict[str, int]:
         """The counters of one of a disk's rings."""
         return self.vbd(domid, handle).counters(end, queue)
-
-    @staticmethod
-    def freeze(program: Program) -> None:
-        """Stop a process, until it gets SIGCONT; a signal takes its time, and by then no thread of it runs any more."""
-        program.signal(signal.SIGSTOP)
-        for task in Path(f"/proc/{program.pid}/task").iterdir():
-            while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
-                time.sleep(0.001)
 
     def pins(self, domid: Domid) -> int:
         """How many pins there are on a domain's pages, also after it died."""

@@ -167,7 +167,7 @@ def test_xsa_403_a_backend_that_is_not_trusted_sees_the_pool(
     first, count = platform.memory.locate(buffer)[0], nr_pages
     own = set(range(first, first + count))
     for op in (BlkifOp.WRITE, BlkifOp.READ):
-        world.freeze(backend)
+        backend.signal(signal.SIGSTOP)
         bio = frontend.submit(op, 0, buffer)
         assert frontend.poll(0) == []
         during = granted_frames(platform)

@@ -52,7 +52,7 @@ def test_a_frontend_killed_with_32_requests_in_flight(world: Any, script: Callab
     assert frontend.readline() == "connected"
     assert frontend.readline() == "submitted"
     assert frontend.readline() == "submitted"
-    world.freeze(backend)
+    backend.signal(signal.SIGSTOP)
     time.sleep(0.1)  # the frontend fills the ring and waits: 32 requests are in flight and stay there
     frontend.close()
     backend.signal(signal.SIGCONT)
@@ -108,7 +108,7 @@ def test_a_killed_backend_is_a_clear_error(world: Any, options: tuple[str, ...])
         frontend.submit(BlkifOp.WRITE, n * 4096, buffer)
     while done < 32:
         done += len(frontend.poll())
-    world.freeze(backend)
+    backend.signal(signal.SIGSTOP)
     bios = {frontend.submit(BlkifOp.WRITE, n * 4096, buffer) for n, buffer in enumerate(buffers)}
     assert frontend.poll(0.05) == []
     backend.kill()

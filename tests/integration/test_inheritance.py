@@ -6,6 +6,7 @@ write what its pages hold by then, and one that was forgotten is never answered.
 """
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -197,7 +198,7 @@ def test_the_next_one_waits_until_the_first_one_is_done(
     first = world.backend()
     domid = world.attach(str(image))
     frontend = connected(raw_frontend(domid))
-    world.freeze(first)
+    first.signal(signal.SIGSTOP)
     second = world.backend()
     world.eventually(lambda: "this one waits" in second.stderr(), "the second waits")
     first.kill()
@@ -209,7 +210,7 @@ def test_a_guest_that_leaves_meanwhile_is_let_go(world: Any, raw_frontend: Calla
     first = world.backend()
     domid = world.attach(str(image))
     frontend = connected(raw_frontend(domid))
-    world.freeze(first)
+    first.signal(signal.SIGSTOP)
     second = world.backend()
     world.eventually(lambda: "this one waits" in second.stderr(), "the second waits")
     frontend.switch(XenbusState.CLOSING)

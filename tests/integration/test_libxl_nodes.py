@@ -45,6 +45,7 @@ class Libxl:
 
         def make(transaction: XenstoreTransaction) -> None:
             toolstack._make_nodes(transaction, self.domid, XVDA, target, mode, DOM0, DiskOptions())
+            transaction.write(f"{self.back}/frontend", self.front)
             transaction.write(f"{self.back}/type", "phy")
             transaction.write(f"{self.back}/specification", "xen")
             transaction.write(f"{self.back}/script", self.script)
@@ -226,7 +227,6 @@ def test_a_dead_domain_whose_nodes_are_all_there_still(world: Any, raw_frontend:
     xl = Libxl(world, "block-xenblk")
     xl.front = "/kept/device/vbd/51712"
     xl.make_nodes("memory:1M")
-    world.store.write(f"{xl.back}/frontend", xl.front)
     frontend = raw_frontend(xl.domid)
     frontend.path = xl.front
     frontend.connect()

@@ -101,8 +101,9 @@ def test_regression_a_frontend_that_notices_late_is_not_refused(
     """It answered a backend that died in the middle of the handshake, and had offered more than the new one does."""
     first = world.backend()
     domid = world.attach()
-    first.kill()
     frontend = raw_frontend(domid)
+    frontend.await_backend(XenbusState.INITWAIT)
+    first.kill()
     frontend.connect(multi_queue_num_queues="2")
     world.backend("--max-queues", "1")
     if starts_over:

@@ -143,10 +143,8 @@ class DeviceNodes:
 
     def _is_there(self, transaction: XenstoreTransaction, state: XenbusState) -> bool:
         """Whether the nodes are still those of the device that was in `state`."""
-        if not transaction.exists(f"{self.path}/state"):
-            return False
-        shown = parse_state(transaction.read(f"{self.path}/state"))
-        return shown is not XenbusState.INITIALISING or state is XenbusState.INITIALISING
+        shown = transaction.read(f"{self.path}/state", "")
+        return shown != "" and (parse_state(shown) is not XenbusState.INITIALISING or state is XenbusState.INITIALISING)
 
     def _write(self, transaction: XenstoreTransaction, nodes: Nodes) -> None:
         if not self._is_there(transaction, self.state):

@@ -20,7 +20,11 @@ def test_an_image_of_somebody_else_can_be_read() -> None:
     """Only its owner may say that its access time stays."""
     child = os.fork()
     if child == 0:
-        if os.geteuid() == 0:
-            os.seteuid(65534)
-        os._exit(open_image("/etc/passwd", read_only=True, direct=False) < 0)
+        try:
+            if os.geteuid() == 0:
+                os.seteuid(65534)
+            open_image("/etc/passwd", read_only=True, direct=False)
+            os._exit(0)
+        finally:
+            os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
