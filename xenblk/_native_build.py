@@ -23,6 +23,7 @@ HEADERS = (
     "xenblk/channel.h",
     "xenblk/discard.h",
     "xenblk/counters.h",
+    "xenblk/blkback/mapped_file.h",
     "xenblk/blkback/file.h",
     "xenblk/copying.h",
     "xenblk/copier.h",

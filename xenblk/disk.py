@@ -7,11 +7,12 @@ all is a DiskError.
 
 import abc
 import errno
+import functools
 import mmap
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from xenblk import huge_pages
 from xenblk._native import ffi, lib
@@ -249,6 +250,11 @@ class FileDisk(_SizedDisk):
         """The open file's descriptor, the disk's own."""
         return self._fd
 
+    @functools.cached_property
+    def mapped(self) -> Any:
+        """The file as memory (mapped_file.h), the disk's own; NULL for one that is not on tmpfs."""
+        return ffi.gc(lib.xb_mapped_file_create(self._fd, self.size), lib.xb_mapped_file_destroy)
+
     def _preadv(self, buffers: Sequence[memoryview], offset: int) -> None:
         if not self.direct:
             self._transfer(os.preadv, buffers, offset)
@@ -300,6 +306,7 @@ class FileDisk(_SizedDisk):
     def close(self) -> None:
         """Close the file; again does nothing."""
         if self._fd >= 0:
+            self.__dict__.pop("mapped", None)  # and unmapped, as nobody else has it
             os.close(self._fd)
             self._fd = -1
 

@@ -1,5 +1,5 @@
-/* File disks against a model in memory: random vectored operations, many at a time, on a disk and on tmpfs, through the
- * page cache and around it, with io_uring and without, on a kernel that is well and on one that interrupts, refuses and
+/* File disks against a model in memory: random vectored operations, many at a time, on a disk and on tmpfs, mapped and
+ * not, through the page cache and around it, with io_uring and without, on a kernel that is well and on one that interrupts, refuses and
  * stops short. Nothing is allocated after create. The seed is printed. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,6 +16,7 @@
 
 #include "xenblk/assert.h"
 #include "xenblk/blkback/file.h"
+#include "xenblk/blkback/mapped_file.h"
 #include "xenblk/blkback/uring.h"
 
 #include "xenblk/blkback/file_calls.h"
@@ -42,6 +43,7 @@ static uint64_t dice;
 static uint64_t nr_faults;
 static int faulty;
 static int nr_allocations;
+static int nr_mapped;
 
 void __sanitizer_malloc_hook(const volatile void *memory, size_t bytes);
 
@@ -252,9 +254,20 @@ static void verify_image(int fd)
     XB_ASSERT(pread(fd, image, FILE_BYTES, 0) == FILE_BYTES && memcmp(image, model, FILE_BYTES) == 0);
 }
 
-static void run(const char *folder, int direct, int use_uring)
+static void punch(struct xb_file *file)
+{
+    uint64_t offset = 512 * roll(FILE_BYTES / 512), count = 512 * roll(64);
+
+    if (offset + count > FILE_BYTES)
+        return;
+    XB_ASSERT(xb_file_discard(file, offset, count) == 0);
+    memset(model + offset, 0, count);
+}
+
+static void run(const char *folder, int direct, int use_uring, int is_mapped)
 {
     int fd = open_image(folder, direct);
+    struct xb_mapped_file *mapped;
     struct xb_file *file;
     int allocations;
 
@@ -269,14 +282,20 @@ static void run(const char *folder, int direct, int use_uring)
     if (!use_uring)
         XB_ASSERT(!(xb_file_flags(file) & XB_FILE_URING) && xb_file_event_fd(file) == -1);
     XB_ASSERT(!(xb_file_flags(file) & XB_FILE_DIRECT) == !direct);
+    mapped = is_mapped ? xb_mapped_file_create(fd, FILE_BYTES) : NULL;
+    nr_mapped += mapped != NULL;
+    xb_file_use_mapping(file, mapped);
     allocations = nr_allocations;
     for (int round = 0; round < ROUNDS; round++) {
         if (!direct && roll(10) == 0) /* so that some of it must wait */
             posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
         batch(file);
+        if (roll(4) == 0)
+            punch(file);
     }
     XB_ASSERT(nr_allocations == allocations);
     xb_file_destroy(file);
+    xb_mapped_file_destroy(mapped);
     verify_image(fd);
     close(fd);
 }
@@ -296,12 +315,12 @@ int main(int argc, char **argv)
     XB_ASSERT(model && memory != MAP_FAILED);
     for (uint32_t at = 0; at < DEPTH; at++)
         slots[at].memory = memory + at * NR_IOV * 4096;
-    for (uint32_t mode = 0; mode < 3 * 8; mode++) {
+    for (uint32_t mode = 0; mode < 3 * 16; mode++) {
         faulty = mode & 1;
         xb_file_calls = faulty ? faulty_calls : healthy;
-        run(folders[mode / 8], (mode >> 1) & 1, (mode >> 2) & 1);
+        run(folders[mode / 16], (mode >> 1) & 1, (mode >> 2) & 1, (mode >> 3) & 1);
     }
-    XB_ASSERT(nr_faults > 0);
+    XB_ASSERT(nr_faults > 0 && nr_mapped >= 4);
     free(model);
     printf("test_file: ok, %llu faults\n", (unsigned long long)nr_faults);
     return 0;

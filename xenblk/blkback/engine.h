@@ -26,6 +26,7 @@ struct xb_back_config {
     struct xb_channel *channel;
     void *disk_memory;     /* the content of a memory disk, private anonymous memory; NULL for a file */
     int disk_fd;           /* of a file disk */
+    struct xb_mapped_file *disk_mapped; /* NULL, or that file as memory, which its rings may share */
     uint64_t disk_sectors; /* of 512 bytes */
     uint32_t sector_bytes; /* the disk's own sectors: 512, as is 0, or 4096 */
     uint32_t read_only;

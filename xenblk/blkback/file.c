@@ -15,7 +15,9 @@
 
 #include "xenblk/assert.h"
 #include "xenblk/blkback/file.h"
+#include "xenblk/blkback/mapped_file.h"
 #include "xenblk/blkback/uring.h"
+#include "xenblk/discard.h"
 
 #include "xenblk/blkback/file_calls.h" /* speaks of the types above */
 
@@ -25,6 +27,7 @@ struct xb_file {
     uint32_t depth;
     uint32_t in_flight;
     struct xb_file_op *done_first; /* complete without the ring, not yet reaped */
+    struct xb_mapped_file *mapped;
     struct xb_uring uring;
 };
 
@@ -97,6 +100,12 @@ int xb_file_hold(struct xb_file *file, int held_fd)
 {
     /* In line, a process does not end before its operation does. */
     return file->flags & XB_FILE_URING ? xb_uring_hold(&file->uring, held_fd) : 0;
+}
+
+void xb_file_use_mapping(struct xb_file *file, struct xb_mapped_file *mapped)
+{
+    XB_ASSERT(!mapped || file->flags & XB_FILE_MEMORY);
+    file->mapped = mapped;
 }
 
 struct xb_file *xb_file_create(int fd, uint32_t depth, int use_uring)
@@ -199,11 +208,22 @@ static ssize_t call(const struct xb_file *file, const struct xb_file_op *op, int
         else
             done = xb_file_calls.fdatasync(file->fd);
     } while (done < 0 && errno == EINTR);
+    if (done > 0 && file->mapped)
+        xb_mapped_file_learn(file->mapped, op->kind == XB_FILE_WRITE, op->iov, op->offset, (uint64_t)done);
     return done < 0 ? -errno : done;
+}
+
+/* 1 if `op` is complete, without a call of the kernel's. */
+static int move_mapped(const struct xb_file *file, const struct xb_file_op *op)
+{
+    return file->mapped && op->kind != XB_FILE_FDATASYNC &&
+           xb_mapped_file_move(file->mapped, op->kind == XB_FILE_WRITE, op->iov, op->nr_iov, op->offset);
 }
 
 static void do_in_line(const struct xb_file *file, struct xb_file_op *op)
 {
+    if (move_mapped(file, op))
+        return;
     while (!take_result(op, call(file, op, 0)))
         ;
 }
@@ -261,6 +281,13 @@ int xb_file_submit(struct xb_file *file, struct xb_file_op *op)
     queue(file, op);
     file->in_flight++;
     return 0;
+}
+
+int xb_file_discard(struct xb_file *file, uint64_t offset, uint64_t count)
+{
+    if (file->mapped)
+        xb_mapped_file_forget(file->mapped, offset, count);
+    return xb_discard_file(file->fd, offset, count);
 }
 
 static void add_done(struct xb_file *file, struct xb_file_op *op)

@@ -21,7 +21,8 @@
  *
  *   no io_uring (missing, forbidden, not wanted)   in line, by preadv and pwritev: same results, one at a time
  *   XB_FILE_MEMORY                                 in line: there is nothing to wait for, and io_uring would only hand
- *                                                  a write to a thread of its own
+ *                                                  a write to a thread of its own. Without a call of the kernel's where
+ *                                                  it is mapped (mapped_file.h)
  *   XB_FILE_DIRECT                                 io_uring
  *   page cache, read                               in line with RWF_NOWAIT, for a hit; what is not in the cache, or all
  *                                                  where the file has no RWF_NOWAIT, through io_uring
@@ -41,7 +42,8 @@
 #define XB_FILE_MAX_DIRECT_ALIGNMENT 512
 #define XB_FILE_IOV_PER_CALL 1024 /* UIO_MAXIOV */
 
-struct iovec; /* sys/uio.h */
+struct iovec;          /* sys/uio.h */
+struct xb_mapped_file; /* mapped_file.h */
 struct xb_file;
 
 /* One operation, in the caller's memory, where it stays until it is complete. Zero it before its first use. */
@@ -69,6 +71,10 @@ struct xb_file *xb_file_create(int fd, uint32_t depth, int use_uring);
  * the process. 0, or -errno. */
 int xb_file_hold(struct xb_file *file, int held_fd);
 
+/* Before the first operation: the same file, XB_FILE_MEMORY, is mapped, the caller's and for as long as `file` is used;
+ * or NULL. What is moved in part, or fails, is never told apart from what the kernel moves. */
+void xb_file_use_mapping(struct xb_file *file, struct xb_mapped_file *mapped);
+
 /* Waits for operations in flight, which are then complete and not reported; does not close the fd. NULL is fine. */
 void xb_file_destroy(struct xb_file *file);
 
@@ -79,6 +85,9 @@ uint32_t xb_file_in_flight(const struct xb_file *file);
 
 /* Begin `op`. 1: it is complete, and reap does not report it. 0: it is in flight. Never with `depth` in flight. */
 int xb_file_submit(struct xb_file *file, struct xb_file_op *op);
+
+/* Make a hole, in line: xb_discard_file. */
+int xb_file_discard(struct xb_file *file, uint64_t offset, uint64_t count);
 
 /* Hand over to the kernel what was submitted since the last time: one system call, or none. */
 void xb_file_flush_submissions(struct xb_file *file);

@@ -127,6 +127,8 @@ static int allocate(struct xb_back *back)
     back->arena = xb_arena_reserve(nr_slots(config));
     if (!config->disk_memory)
         back->file = xb_file_create(config->disk_fd, config->nr_records, 1);
+    if (back->file)
+        xb_file_use_mapping(back->file, config->disk_mapped);
     if (back->file && config->journal && xb_file_hold(back->file, config->journal_fd) < 0)
         return 0;
     return back->arena && (config->disk_memory || back->file);

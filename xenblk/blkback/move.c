@@ -322,7 +322,7 @@ static int discard(struct xb_back *back, struct record *record)
         xb_discard_memory((uint8_t *)back->config.disk_memory + offset_of(record), count,
                           request->flag & XB_BLKIF_DISCARD_SECURE);
     else if (count > 0)
-        error = xb_discard_file(back->config.disk_fd, offset_of(record), count);
+        error = xb_file_discard(back->file, offset_of(record), count);
     return done(record, error == 0 ? XB_BLKIF_OKAY : error == -EOPNOTSUPP ? XB_BLKIF_EOPNOTSUPP : XB_BLKIF_ERROR);
 }
 

@@ -205,5 +205,6 @@ def _set_disk(config: Any, disk: NativeDisk) -> None:
             config.disk_memory = memory
     elif isinstance(disk, FileDisk):
         config.disk_fd = disk.fileno()
+        config.disk_mapped = disk.mapped
     else:
         raise UsageError(f"the native engine serves memory and files, not {type(disk).__name__}")
