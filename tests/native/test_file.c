@@ -1,6 +1,6 @@
 /* File disks against a model in memory: random vectored operations, many at a time, on a disk and on tmpfs, mapped and
- * not, through the page cache and around it, with io_uring and without, on a kernel that is well and on one that interrupts, refuses and
- * stops short. Nothing is allocated after create. The seed is printed. */
+ * not, through the page cache and around it, with io_uring and without, on a kernel that is well and on one that
+ * interrupts, refuses and stops short. Nothing is allocated after create. The seed is printed. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

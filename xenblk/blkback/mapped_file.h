@@ -5,11 +5,11 @@
  *         |
  *         0: nothing may be -- the caller asks the kernel, pread or pwrite -- xb_mapped_file_learn
  *
- * A mapping does what the two calls do not: looking at a hole fills it, and what the file ends before is a SIGBUS. So only
- * pages that are known to be there are touched: those that were written, or read and were not zeros. A page of zeros
- * may be a hole, and stays the kernel's. If the file is truncated beneath us, the copy ends where it meets the end, and
- * the kernel says what is to be said. To know too much costs a page of memory, to know too little costs time: neither
- * can hurt the data.
+ * A mapping does what the two calls do not: to look at a hole fills it, and behind the file's end it is a SIGBUS. So
+ * only pages that are known to be there are touched: those that were written, or read and were not zeros. A page of
+ * zeros may be a hole, and stays the kernel's. If the file is truncated beneath us, the copy ends where it meets the
+ * end, and the kernel says what is to be said. To know too much costs a page of memory, to know too little costs time:
+ * neither can hurt the data.
  *
  * Nobody stamps a file that is written through a mapping: so the first write in every second is the kernel's.
  *
