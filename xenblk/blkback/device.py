@@ -13,7 +13,7 @@ from typing import Any, Final
 from xenblk.abi import Domid
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.connection import Connection
-from xenblk.blkback.device_nodes import DISK_KEYS, DeviceNodes, device_numbers
+from xenblk.blkback.device_nodes import DISK_KEYS, DeviceNodes
 from xenblk.blkback.frontend_keys import FrontendKeyError, FrontendKeys, parse_uint, read_keys
 from xenblk.blkback.journal import close_all, find_journals
 from xenblk.blkback.offers import FEATURE_OF, Nodes, disk_nodes, feature_nodes, sectors, transport_nodes
@@ -67,7 +67,8 @@ class Vbd:
         self._spec: str | None = None
         self._unsupported: set[str] = set()
         self._connection: Connection | None = None
-        self._takeover_s: float | None = None  # when a frontend of another backend's is looked at, and
+        self._foreign = False  # the frontend may be on a ring that another backend served
+        self._takeover_s: float | None = None  # when such a frontend is looked at, and
         self._give_up_s = 0.0  # from when on it is refused
         self._inheriting = False  # another backend's rings, which are not free yet
         self._inherited = False  # the connection was another backend's
@@ -96,19 +97,26 @@ class Vbd:
 
     def _begin(self) -> None:
         if self._nodes.shown_state not in (XenbusState.INITIALISING, XenbusState.UNKNOWN):
-            # Another backend served this device. If its frontend is connected still, requests that were answered may
-            # lie among those on the ring that were not, so a frontend that can start over is left the time to.
-            now_s = time.monotonic()
-            self._takeover_s, self._give_up_s = now_s + _TAKEOVER_S, now_s + _GIVE_UP_S
+            self._leave_time()
         self._nodes.write(transport_nodes(self._parameters))
         if self._disk is not None or self._open_disk():
             self._nodes.switch_state(XenbusState.INITWAIT)
 
+    def _leave_time(self) -> None:
+        """Another backend served this device, and on its ring lies what was answered among what was not.
+
+        So a frontend that can start over is left the time to.
+        """
+        self._foreign = True
+        now_s = time.monotonic()
+        self._takeover_s, self._give_up_s = now_s + _TAKEOVER_S, now_s + _GIVE_UP_S
+
     def _inherit(self) -> None:
         """Go on for a backend that ended, on the same rings, and the frontend knows of nothing.
 
-        Without a journal of theirs, or with a disk that ended with its backend, the frontend has to start over.
+        Without a journal that fits them, or with a disk that ended with its backend, the frontend has to start over.
         """
+        self._foreign = True
         if self._disk is None and not self._open_disk():
             self._inheriting = False
             return
@@ -131,11 +139,16 @@ class Vbd:
             self._begin()
             return
         self._inherited = True
+        self._leave_time()
         try:
-            if self._make_connection(keys, offer=promise, left=left):
-                self._nodes.announce({"sectors": sectors(self._disk)})  # maybe it was another one
+            connected = self._make_connection(keys, offer=promise, left=left)
         finally:
             close_all(left)
+        if connected:
+            self._takeover_s, self._foreign = None, False
+            self._nodes.announce({"sectors": sectors(self._disk)})  # maybe it was another one
+        elif self._nodes.state is not XenbusState.CLOSING:
+            self._begin()
 
     def frontend_changed(self) -> None:
         """Look at the frontend's state and do what the table says."""
@@ -146,13 +159,14 @@ class Vbd:
             self._connect()
             return
         self._takeover_s = None
+        self._foreign = self._foreign and frontend in (XenbusState.INITIALISED, XenbusState.CONNECTED)
         if action is not BackendAction.IGNORE:
             self._inheriting = False
         elif frontend is XenbusState.INITIALISING and (self._inheriting or self._inherited):
             # It saw the other backend end, not us take over.
             self._disconnect()
             self._begin()
-            self._takeover_s = None
+            self._takeover_s, self._foreign = None, False
         if action is BackendAction.PREPARE:
             # A disk that could not be opened, perhaps can now: without one, InitWait would be for ever.
             if self._nodes.online and (self._disk is not None or self._open_disk()):
@@ -255,16 +269,8 @@ class Vbd:
                 _log.exception("%s: a bug of what opens %s", self._name, self._spec)
             self._refuse_disk(errno.ENODEV, str(e))
             return False
-        self._nodes.write({**self._disk_nodes(self._disk), **self._hotplug_nodes(self._spec)})
+        self._nodes.write({**self._disk_nodes(self._disk), **self._nodes.hotplug(self._spec)})
         return True
-
-    def _hotplug_nodes(self, spec: str) -> Nodes:
-        """What a hotplug script writes when it is done, unless one does."""
-        if not self._nodes.hotplug_is_ours:
-            return {}
-        numbers = device_numbers(spec)
-        device: Nodes = {} if numbers is None else {"physical-device": numbers, "physical-device-path": spec}
-        return {**device, "hotplug-status": "connected"}
 
     def _refuse_disk(self, number: int, text: str) -> None:
         self._nodes.write({"hotplug-status": "error", "hotplug-error": text})
@@ -319,8 +325,8 @@ class Vbd:
         except BlkifPeerError as e:
             self._refuse(e.number if isinstance(e, FrontendKeyError) else errno.EINVAL, str(e))
             return
-        if self._make_connection(keys, foreign=self._takeover_s is not None):
-            self._takeover_s = None
+        if self._make_connection(keys, foreign=self._foreign):
+            self._takeover_s, self._foreign = None, False
             self._publish(self._disk)
             self._nodes.switch_state(XenbusState.CONNECTED)
 
@@ -355,7 +361,7 @@ class Vbd:
         if self._takeover_s is None or now_s >= self._give_up_s:
             self._fatal(number, text)
         else:
-            _log.debug("%s: waits for the frontend to start over: %s", self._name, text)
+            _log.info("%s: waits for the frontend to start over: %s", self._name, text)
             self._takeover_s = now_s + _TAKEOVER_S
 
     def _publish(self, disk: Disk) -> None:

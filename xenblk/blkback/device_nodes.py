@@ -78,6 +78,14 @@ class DeviceNodes:
         """Whether nobody's script but ours prepares the disk, so that the backend opens what `params` names."""
         return self.read("script").rpartition("/")[2] in ("", HOTPLUG_SCRIPT)
 
+    def hotplug(self, disk: str) -> Nodes:
+        """What a hotplug script writes when it is done, unless one does."""
+        if not self.hotplug_is_ours:
+            return {}
+        numbers = device_numbers(disk)
+        device: Nodes = {} if numbers is None else {"physical-device": numbers, "physical-device-path": disk}
+        return {**device, "hotplug-status": "connected"}
+
     @property
     def disk(self) -> str | None:
         """Which disk it is, a path or what else `params` may say; None as long as nobody has said so.

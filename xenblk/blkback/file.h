@@ -71,8 +71,8 @@ struct xb_file *xb_file_create(int fd, uint32_t depth, int use_uring);
  * the process. 0, or -errno. */
 int xb_file_hold(struct xb_file *file, int held_fd);
 
-/* Before the first operation: the same file, XB_FILE_MEMORY, is mapped, the caller's and for as long as `file` is used;
- * or NULL. What is moved in part, or fails, is never told apart from what the kernel moves. */
+/* Before the first operation: the same file, XB_FILE_MEMORY, as it is mapped, or NULL. It stays the caller's, until
+ * destroy. No result is another than without it. */
 void xb_file_use_mapping(struct xb_file *file, struct xb_mapped_file *mapped);
 
 /* Waits for operations in flight, which are then complete and not reported; does not close the fd. NULL is fine. */

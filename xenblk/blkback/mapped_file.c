@@ -1,9 +1,6 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,8 +9,8 @@
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
-#include <ucontext.h>
 
+#include "xenblk/blkback/guard.h"
 #include "xenblk/blkback/mapped_file.h"
 #include "xenblk/copying.h"
 
@@ -28,88 +25,6 @@ struct xb_mapped_file {
     int64_t stamped_s; /* the second in which the kernel wrote last */
     int writable;
 };
-
-/* SIGBUS */
-
-struct guard {
-    sigjmp_buf escape;
-    const uint8_t *memory;
-    uint64_t bytes;
-};
-
-/* Of the kind that a signal handler may look at in any thread: it is never allocated late. */
-static __thread struct guard *guarded __attribute__((tls_model("initial-exec")));
-static pthread_mutex_t handling = PTHREAD_MUTEX_INITIALIZER;
-static struct sigaction previous;
-static int have_previous;
-
-static void pass_on(int number, siginfo_t *info, void *context)
-{
-    int is_sent = info->si_code <= 0; /* by kill(2): no instruction meets it again */
-
-    if (previous.sa_flags & SA_SIGINFO) {
-        previous.sa_sigaction(number, info, context);
-    } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
-        previous.sa_handler(number);
-    } else if (!is_sent || previous.sa_handler == SIG_DFL) {
-        signal(number, SIG_DFL);
-        if (is_sent)
-            raise(number);
-    }
-}
-
-static void on_sigbus(int number, siginfo_t *info, void *context)
-{
-    struct guard *guard = guarded;
-
-    if (guard && info->si_code > 0 && (uintptr_t)info->si_addr - (uintptr_t)guard->memory < guard->bytes) {
-        /* What returning would do, and saving the mask before each copy would cost a system call. */
-        pthread_sigmask(SIG_SETMASK, &((ucontext_t *)context)->uc_sigmask, NULL);
-        siglongjmp(guard->escape, 1);
-    }
-    pass_on(number, info, context);
-}
-
-static void take_over_sigbus(void)
-{
-    struct sigaction ours = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
-
-    pthread_mutex_lock(&handling);
-    /* Again each time, as somebody may have taken it from us; but whoever did may pass on to us, and to pass on to him
-     * would go round in circles. */
-    sigaction(SIGBUS, &ours, have_previous ? NULL : &previous);
-    have_previous = 1;
-    pthread_mutex_unlock(&handling);
-}
-
-static void copy(int is_write, uint8_t *memory, const struct iovec *iov, uint32_t nr_iov)
-{
-    for (uint32_t i = 0; i < nr_iov; i++) {
-        if (is_write)
-            xb_copy_plain(memory, iov[i].iov_base, iov[i].iov_len);
-        else
-            xb_copy_plain(iov[i].iov_base, memory, iov[i].iov_len);
-        memory += iov[i].iov_len;
-    }
-}
-
-/* 0 if the file had ended before it. */
-static int copy_guarded(struct xb_mapped_file *mapped, int is_write, uint64_t offset, const struct iovec *iov,
-                        uint32_t nr_iov)
-{
-    struct guard guard = {.memory = mapped->memory, .bytes = mapped->nr_pages * PAGE_BYTES};
-
-    if (sigsetjmp(guard.escape, 0) != 0) {
-        guarded = NULL;
-        return 0;
-    }
-    guarded = &guard;
-    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* with the handler, in this thread: no access before the guard stands */
-    copy(is_write, mapped->memory + offset, iov, nr_iov);
-    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* nor after it */
-    guarded = NULL;
-    return 1;
-}
 
 /* What is known */
 
@@ -176,6 +91,29 @@ void xb_mapped_file_forget(struct xb_mapped_file *mapped, uint64_t offset, uint6
 
 /* Moving */
 
+struct copies {
+    int is_write;
+    uint8_t *memory;
+    const struct iovec *iov;
+    uint32_t nr_iov;
+};
+
+static void copy(void *argument)
+{
+    const struct copies *copies = argument;
+    uint8_t *memory = copies->memory;
+
+    for (uint32_t i = 0; i < copies->nr_iov; i++) {
+        const struct iovec *iov = &copies->iov[i];
+
+        if (copies->is_write)
+            xb_copy_plain(memory, iov->iov_base, iov->iov_len);
+        else
+            xb_copy_plain(iov->iov_base, memory, iov->iov_len);
+        memory += iov->iov_len;
+    }
+}
+
 static int must_be_stamped(struct xb_mapped_file *mapped)
 {
     int64_t now_s = (int64_t)time(NULL);
@@ -186,13 +124,14 @@ static int must_be_stamped(struct xb_mapped_file *mapped)
 int xb_mapped_file_move(struct xb_mapped_file *mapped, int is_write, const struct iovec *iov, uint32_t nr_iov,
                         uint64_t offset)
 {
+    struct copies copies = {is_write, mapped->memory + offset, iov, nr_iov};
     uint64_t bytes = 0;
 
     for (uint32_t i = 0; i < nr_iov; i++)
         bytes += iov[i].iov_len;
     if (!all_known(mapped, offset, bytes) || (is_write && (!mapped->writable || must_be_stamped(mapped))))
         return 0;
-    if (copy_guarded(mapped, is_write, offset, iov, nr_iov))
+    if (xb_guard_run(mapped->memory, mapped->nr_pages * PAGE_BYTES, copy, &copies))
         return 1;
     xb_mapped_file_forget(mapped, offset, bytes);
     return 0;
@@ -214,7 +153,7 @@ struct xb_mapped_file *xb_mapped_file_create(int fd, uint64_t bytes)
 
     if (!is_mappable(fd, open_flags) || bytes < PAGE_BYTES)
         return NULL;
-    take_over_sigbus();
+    xb_guard_take_sigbus();
     mapped = calloc(1, sizeof(*mapped));
     if (!mapped)
         return NULL;

@@ -20,8 +20,7 @@ struct iovec; /* sys/uio.h */
 struct xb_mapped_file;
 
 /* Map the first `bytes` of `fd`, which may be closed then. NULL if it is not a file on tmpfs, or cannot be mapped, or
- * is open with O_DIRECT: whoever asks for that wants the kernel's way. Takes SIGBUS, for good; one that is met by
- * no copy here is passed on to whoever had it when it was first taken. */
+ * is open with O_DIRECT: whoever asks for that wants the kernel's way. Takes SIGBUS: guard.h. */
 struct xb_mapped_file *xb_mapped_file_create(int fd, uint64_t bytes);
 
 /* NULL is fine. */
