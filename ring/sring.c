@@ -288,11 +288,11 @@ int xb_back_ring_consume(struct xb_back_ring *ring, void *request)
     return 1;
 }
 
-const void *xb_back_ring_peek(const struct xb_back_ring *ring)
+const void *xb_back_ring_peek(const struct xb_back_ring *ring, uint32_t ahead)
 {
-    if (ring->broken || ring->req_prod_seen == ring->req_cons)
+    if (ring->broken || ring->req_prod_seen - ring->req_cons <= ahead)
         return NULL;
-    return slot(ring->sring, ring->nr_ents, ring->entry_size, ring->req_cons);
+    return slot(ring->sring, ring->nr_ents, ring->entry_size, ring->req_cons + ahead);
 }
 
 int xb_back_ring_final_check(struct xb_back_ring *ring)

@@ -94,12 +94,13 @@ static struct slot_peek peek(const uint8_t *slot, uint32_t sector_at)
     return peek;
 }
 
-/* Where on the disk the request that comes next begins, NULL if none does, or less than `nr_bytes` of the disk are left
- * there. A guess from what the guest may change still: the data is fetched, and never believed. */
-static const uint8_t *guess_next(const struct xb_back *back, uint32_t nr_bytes)
+/* Where on the disk the request that comes next begins, or one `ahead` of it; NULL if there is none, or less than
+ * `nr_bytes` of the disk are left there. A guess from what the guest may change still: the data is fetched, and never
+ * believed. */
+static const uint8_t *guess(const struct xb_back *back, uint32_t ahead, uint32_t nr_bytes)
 {
     const struct xb_back_config *config = &back->config;
-    const uint8_t *slot = xb_back_ring_peek(back->ring);
+    const uint8_t *slot = xb_back_ring_peek(back->ring, ahead);
     struct slot_peek next;
 
     if (!slot)
@@ -111,11 +112,19 @@ static const uint8_t *guess_next(const struct xb_back *back, uint32_t nr_bytes)
     return (const uint8_t *)config->disk_memory + next.sector * SECTOR_BYTES;
 }
 
-/* As many lines as a core waits for at a time. The copy before it fetches the rest. */
+/* Of the next request as many lines as a core waits for at a time; the copy before it fetches the rest. They would wait
+ * for the address to be translated, which a line of the request after it has begun one request earlier: a tenth more
+ * blocks a second. */
 void move_fetch_ahead(const struct xb_back *back)
 {
-    const uint8_t *next = back->config.disk_memory ? guess_next(back, SECTOR_BYTES) : NULL;
+    const uint8_t *next;
 
+    if (!back->config.disk_memory)
+        return;
+    next = guess(back, 1, SECTOR_BYTES);
+    if (next)
+        __builtin_prefetch(next);
+    next = guess(back, 0, SECTOR_BYTES);
     if (!next)
         return;
 #pragma GCC unroll 8
@@ -140,7 +149,7 @@ static int move_memory(struct xb_back *back, struct record *record)
     for (uint32_t i = 0; i < record->loan.nr_segments; i++) {
         uint32_t size = segment_bytes(&record->loan.segments[i]);
         int is_last = i == record->loan.nr_segments - 1;
-        const uint8_t *next = is_last ? guess_next(back, size) : at + size;
+        const uint8_t *next = is_last ? guess(back, 0, size) : at + size;
 
         if (is_read(record))
             xb_copy(back->how, buffers[i], at, size, next);
