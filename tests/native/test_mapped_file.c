@@ -199,6 +199,29 @@ static void what_is_not_known_whole_is_the_kernels(void)
     disk_destroy(&disk);
 }
 
+/* As a guest may name a page twice in one request. */
+static void test_regression_of_one_page_mapped_twice_the_later_data_stays(void)
+{
+    struct disk disk = disk_create(O_RDWR);
+    int memory = memfd_create("page", MFD_CLOEXEC);
+    uint8_t *twice = mmap(NULL, 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct iovec iov = {twice, 2 * PAGE};
+    struct xb_file_op op = {.iov = &iov, .nr_iov = 1, .kind = XB_FILE_READ, .offset = 4 * PAGE};
+
+    XB_ASSERT(memory >= 0 && ftruncate(memory, PAGE) == 0 && twice != MAP_FAILED);
+    for (uint8_t *at = twice; at < twice + 2 * PAGE; at += PAGE)
+        XB_ASSERT(mmap(at, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory, 0) == at);
+    write_page(&disk, 4, 'a');
+    write_page(&disk, 5, 'b');
+    calls();
+    XB_ASSERT(xb_file_submit(disk.file, &op) && op.result == 0 && calls() == 0);
+    for (int i = 0; i < PAGE; i++)
+        XB_ASSERT(twice[i] == 'b');
+    munmap(twice, 2 * PAGE);
+    close(memory);
+    disk_destroy(&disk);
+}
+
 static void a_file_that_ended_is_an_error(void)
 {
     struct disk disk = disk_create(O_RDWR);
@@ -358,6 +381,7 @@ int main(void)
     what_was_read_is_not_asked_for_again();
     a_hole_stays_one();
     what_is_not_known_whole_is_the_kernels();
+    test_regression_of_one_page_mapped_twice_the_later_data_stays();
     a_file_that_ended_is_an_error();
     a_file_that_ends_meanwhile_is_survived();
     the_files_time_goes_on();

@@ -98,19 +98,33 @@ struct copies {
     uint32_t nr_iov;
 };
 
+/* Page after page, as the kernel does: neighbouring pages of a guest's may be one page, mapped twice, where the later
+ * data is to win, and one copy of both would write them in any order. */
+static void copy_pages(int is_write, uint8_t *memory, uint8_t *pages, size_t bytes)
+{
+    while (bytes > 0) {
+        size_t piece = PAGE_BYTES - (uintptr_t)pages % PAGE_BYTES;
+
+        if (piece > bytes)
+            piece = bytes;
+        if (is_write)
+            xb_copy_plain(memory, pages, piece);
+        else
+            xb_copy_plain(pages, memory, piece);
+        memory += piece;
+        pages += piece;
+        bytes -= piece;
+    }
+}
+
 static void copy(void *argument)
 {
     const struct copies *copies = argument;
     uint8_t *memory = copies->memory;
 
     for (uint32_t i = 0; i < copies->nr_iov; i++) {
-        const struct iovec *iov = &copies->iov[i];
-
-        if (copies->is_write)
-            xb_copy_plain(memory, iov->iov_base, iov->iov_len);
-        else
-            xb_copy_plain(iov->iov_base, memory, iov->iov_len);
-        memory += iov->iov_len;
+        copy_pages(copies->is_write, memory, copies->iov[i].iov_base, copies->iov[i].iov_len);
+        memory += copies->iov[i].iov_len;
     }
 }
 
