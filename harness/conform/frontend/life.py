@@ -158,16 +158,29 @@ def nodes_gone(stage: FrontendStage) -> None:
 def unplugged(stage: FrontendStage) -> None:
     frontend = stage.connect()
     reading = [frontend.read(n * PAGE_SIZE, PAGE_SIZE) for n in range(200)]
-    for n in range(60):
-        request = stage.ring.take()
-        stage.ring.answer(request, stage.carry_out(request))
-        if n == 20:
-            stage.backend.switch(S.CLOSING)
-        if n > 20 and not stage.ring.pending:
-            break
+    for _ in range(20):
+        _answer_one(stage)
+    stage.backend.switch(S.CLOSING)
+    _answer_until_it_closes(stage, reading)
     for future in reading:
         stage.end_of(future, "a read")
     stage.backend.await_frontend(S.CLOSED)
+
+
+def _answer_one(stage: FrontendStage) -> None:
+    request = stage.ring.take()
+    stage.ring.answer(request, stage.carry_out(request))
+
+
+def _answer_until_it_closes(stage: FrontendStage, reading: list[Future[bytes]]) -> None:
+    """It may wait for what it has in flight. So slowly that it sees the backend's state before its user's last read."""
+    deadline_s = time.monotonic() + patience_s()
+    while stage.backend.frontend_state is S.CONNECTED and time.monotonic() < deadline_s:
+        if all(future.done() for future in reading):
+            return
+        if stage.ring.pending:
+            _answer_one(stage)
+        time.sleep(0.002)
 
 
 @FRONTEND.case("F-XSA-441", "the channel is closed while events arrive", "XSA-441, CVE-2023-34324")
