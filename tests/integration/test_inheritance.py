@@ -237,6 +237,14 @@ def test_a_guest_that_starts_over_after_all(world: Any, raw_frontend: Callable[.
     assert frontend.ask(read_request(frontend, 2))[0].status == BlkifStatus.OKAY
 
 
+def say_taken(journal: Path, nr_entries: int) -> None:
+    """Have the first entries say that they hold requests without an answer."""
+    data = bytearray(journal.read_bytes())
+    for entry in range(nr_entries):
+        data[64 + 128 * entry + 120] = 1
+    journal.write_bytes(data)
+
+
 @pytest.mark.parametrize("lie", ["more than there are", "another ring"])
 def test_a_journal_that_does_not_fit_the_ring(
     world: Any, raw_frontend: Callable[..., Any], image: Path, lie: str
@@ -250,9 +258,7 @@ def test_a_journal_that_does_not_fit_the_ring(
     if lie == "another ring":
         JournalFile.create(path, bytes(32), 32).close()
     else:
-        data = bytearray(path.read_bytes())
-        data[64 + 120] = 1  # taken
-        path.write_bytes(data)
+        say_taken(path, 1)
     world.backend()
     frontend.await_backend(XenbusState.INITWAIT)
     frontend.await_backend(XenbusState.CONNECTED)
@@ -272,10 +278,7 @@ def test_regression_a_journal_that_does_not_fit_is_not_forgotten(
     frontend.ring.sring.push()
     first.kill()
     path = journal_path(world.directory.journals, f"vbd-0-{domid}-51712", 0)
-    data = bytearray(path.read_bytes())
-    for entry in range(2):
-        data[64 + 128 * entry + 120] = 1  # taken
-    path.write_bytes(data)
+    say_taken(path, 2)
     world.backend()
     frontend.await_backend(XenbusState.CLOSING)
     for _ in range(2):
