@@ -167,6 +167,13 @@ int xb_front_ring_next(struct xb_front_ring *ring, const void **response)
     return 1;
 }
 
+const void *xb_front_ring_peek(const struct xb_front_ring *ring)
+{
+    if (ring->broken || ring->rsp_prod_seen == ring->rsp_cons)
+        return NULL;
+    return slot(ring->sring, ring->nr_ents, ring->entry_size, ring->rsp_cons);
+}
+
 int xb_front_ring_consume(struct xb_front_ring *ring, void *response)
 {
     const void *from;

@@ -112,6 +112,7 @@ int xb_front_ring_next(struct xb_front_ring *ring, const void **response);
 
 /* The slot of the entry that the next consume copies, or one `ahead` of it, or NULL if none is known to be there: to
  * guess from what to fetch early. What is in it may be different when it is consumed. */
+const void *xb_front_ring_peek(const struct xb_front_ring *ring);
 const void *xb_back_ring_peek(const struct xb_back_ring *ring, uint32_t ahead);
 
 /* Ask for a notification of the next entry. Returns 1 if there is one already, or if the ring is broken: call consume.

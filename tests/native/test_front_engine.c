@@ -194,7 +194,6 @@ static void answer_with(uint64_t id, uint8_t operation)
     XB_ASSERT(xb_back_ring_consume(&back_ring, slot) == 1);
     xb_blkif_pack_response(slot, sizeof(slot), id, operation, XB_BLKIF_OKAY);
     XB_ASSERT(xb_back_ring_put(&back_ring, slot) == 1);
-    xb_back_ring_push(&back_ring);
 }
 
 static void test_lies(void)
@@ -213,11 +212,35 @@ static void test_lies(void)
         xb_front_submit(front, &bio);
         XB_ASSERT(xb_front_step(front, done, 1) == 0);
         answer_with(lies[i].id, lies[i].operation);
+        xb_back_ring_push(&back_ring);
         XB_ASSERT(xb_front_poll(front, done, 1, -1) == 0);
         XB_ASSERT(xb_front_fault(front)->code == lies[i].code);
         XB_ASSERT(xb_front_fault(front)->id == lies[i].id);
         XB_ASSERT(xb_front_final_check(front) == 1);
         XB_ASSERT(xb_front_fail_all(front, EIO) == &bio && bio.next == NULL && bio.error == EIO);
+        xb_front_destroy(front);
+    }
+}
+
+/* While the data of a response is copied out, what the next one seems to be about is fetched. */
+static void test_a_lie_behind_a_true_response(void)
+{
+    const uint64_t ids[] = {0, 1, 2, UINT32_MAX, UINT64_MAX, 1ull << 32};
+
+    for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+        struct xb_bio bios[2], *done[2];
+
+        create_front(&channel, 1, 0);
+        for (size_t j = 0; j < 2; j++) {
+            bios[j] = (struct xb_bio){.op = XB_BLKIF_READ, .buffer = buffers[j], .nr_bytes = 512};
+            xb_front_submit(front, &bios[j]);
+        }
+        XB_ASSERT(xb_front_step(front, done, 2) == 0);
+        answer_with(0, XB_BLKIF_READ);
+        answer_with(ids[i], XB_BLKIF_READ);
+        xb_back_ring_push(&back_ring);
+        XB_ASSERT(xb_front_poll(front, done, 2, -1) == (ids[i] == 1 ? 2 : 1) && done[0] == &bios[0]);
+        XB_ASSERT(xb_front_fault(front)->code == (ids[i] == 1 ? XB_FRONT_SOUND : XB_FRONT_UNKNOWN_ID));
         xb_front_destroy(front);
     }
 }
@@ -290,6 +313,7 @@ int main(void)
     to_front = eventfd(0, EFD_NONBLOCK);
     XB_ASSERT(to_back >= 0 && to_front >= 0);
     test_lies();
+    test_a_lie_behind_a_true_response();
     test_what_was_streamed_is_fenced_though_the_store_changed();
     test_what_is_unfinished_comes_in_order();
     test_two_threads(1, 0, 0, 0);

@@ -204,15 +204,15 @@ static void test_lending(void)
     lender.memory = memory;
     lender.memory_bytes = NR_FRAMES * PAGE_BYTES;
     XB_ASSERT(xb_lend(&lender, memory + 40 * PAGE_BYTES, 4 * PAGE_BYTES, 1, &loan, segments) == 1 && loan.is_direct);
-    XB_ASSERT(double_held() == 4 && xb_take_back(&lender, &loan, 0) == 0);
+    XB_ASSERT(double_held() == 4 && xb_take_back(&lender, &loan, 0, NULL) == 0);
     double_limit = 6;
     for (int round = 0; round < 3; round++) {
         XB_ASSERT(xb_lend(&lender, memory + 50 * PAGE_BYTES + 512, 2 * PAGE_BYTES - 512, 1, &loan, segments) == 1);
         XB_ASSERT(!loan.is_direct && loan.count == 2 && double_held() == 6 && lender.pool.nr_granted == 0);
-        XB_ASSERT(granted_page(pages[0].gref)[0] == 51 && xb_take_back(&lender, &loan, 0) == 0);
+        XB_ASSERT(granted_page(pages[0].gref)[0] == 51 && xb_take_back(&lender, &loan, 0, NULL) == 0);
         XB_ASSERT(lender.pool.nr_granted == 2 && xb_pool_trim(&lender.pool) == 0);
         XB_ASSERT(xb_lend(&lender, memory + 60 * PAGE_BYTES, 2 * PAGE_BYTES, 1, &loan, segments) == 1);
-        XB_ASSERT(!loan.is_direct && gntalloc.error == ENOSPC && xb_take_back(&lender, &loan, 1) == 0);
+        XB_ASSERT(!loan.is_direct && gntalloc.error == ENOSPC && xb_take_back(&lender, &loan, 1, NULL) == 0);
         XB_ASSERT(xb_lend(&lender, memory + 50 * PAGE_BYTES, 3 * PAGE_BYTES, 1, &loan, segments) == 0);
     }
     XB_ASSERT(xb_pool_close(&lender.pool) == 0 && pages[0].gref == XB_POOL_NO_GREF);

@@ -53,7 +53,7 @@ static void test_what_fits(uint8_t *buffer, uint32_t nr_bytes)
     XB_ASSERT(xb_longest_piece(&lender, buffer, sizeof(elsewhere) / 2, 11) == nr_bytes);
     XB_ASSERT(xb_lend(&lender, buffer, nr_bytes, 1, &loan, segments) == 1);
     XB_ASSERT(loan.count == XB_LOAN_SEGMENTS_MAX);
-    XB_ASSERT(xb_take_back(&lender, &loan, 0) == 0);
+    XB_ASSERT(xb_take_back(&lender, &loan, 0, NULL) == 0);
 }
 
 static void expect_abort(uint8_t *buffer, uint32_t nr_bytes)
@@ -92,7 +92,7 @@ static void test_descriptors(void)
         memcpy(&ref, memory + (size_t)entries[refs[i / 512]].frame * PAGE_SIZE + i % 512 * 8, sizeof(ref));
         XB_ASSERT(entries[ref].frame == i && entries[ref].flags == GTF_permit_access);
     }
-    XB_ASSERT(xb_take_back(&other, &loan, 0) == 0);
+    XB_ASSERT(xb_take_back(&other, &loan, 0, NULL) == 0);
     XB_ASSERT(xb_grant_table_v1_nr_free(&table) == free);
     lender.pool = other.pool;
 }

@@ -93,7 +93,7 @@ static int take_request(struct xb_back *back)
         XB_ASSERT(back->nr_live < back->ring->nr_ents); /* all were told since the last batch */
         back->live[back->nr_live++] = record->user_id;
     }
-    move_fetch_ahead(back);
+    move_translate_ahead(back);
     if (move_begin(back, record))
         respond(back, record);
     return 1;

@@ -172,7 +172,7 @@ void purge_all(struct xb_back *back);
 
 /* Of a memory disk, have the first data of the request that comes next on the way into the caches while this one is
  * looked at. */
-void move_fetch_ahead(const struct xb_back *back);
+void move_translate_ahead(const struct xb_back *back);
 
 /* Begin: 1 if the record is done already, and has its status. */
 int move_begin(struct xb_back *back, struct record *record);

@@ -67,6 +67,21 @@ static void settle(struct xb_bio *bio, int16_t status)
     bio->is_done = bio->nr_pending == 0 && bio->nr_put == bio->nr_bytes;
 }
 
+/* What the response that comes next has read, NULL if it has not, or there is none. A guess from what the backend may
+ * change still: the data is fetched, and never believed. */
+static const uint8_t *guess(struct xb_front *front)
+{
+    const uint32_t *slot = xb_front_ring_peek(front->ring);
+    uint32_t id;
+
+    if (slot == NULL)
+        return NULL;
+    id = __atomic_load_n(slot, __ATOMIC_RELAXED);
+    if (id >= front->ring->nr_ents || front->shadows[id].bio == NULL || front->shadows[id].op != XB_BLKIF_READ)
+        return NULL;
+    return xb_first_page(&front->lender, &front->shadows[id].loan);
+}
+
 /* The bio that a response answers, NULL if it cannot be believed. A request whose pages the backend kept is never
  * answered: fail_all finds it. */
 static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t operation, int16_t status)
@@ -89,7 +104,7 @@ static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t oper
         return NULL;
     }
     is_empty = shadow->loan.count == 0;
-    kept = is_empty ? 0 : xb_take_back(&front->lender, &shadow->loan, operation == XB_BLKIF_READ);
+    kept = is_empty ? 0 : xb_take_back(&front->lender, &shadow->loan, operation == XB_BLKIF_READ, guess(front));
     if (kept > 0) {
         front->fault.code = XB_FRONT_KEPT_PAGES;
         front->fault.kept = kept;

@@ -25,7 +25,7 @@
 #define PAGE_BYTES 4096u
 
 /* Requests after which a fill lets the backend see them: it works on the first while we copy for the later ones. */
-#define PUBLISH_EVERY 8
+#define PUBLISH_EVERY 4
 
 static uint32_t max_segments_of(const struct xb_front_config *config)
 {

@@ -168,7 +168,15 @@ static uint32_t end_direct(struct xb_grant_table *table, uint32_t *refs, uint32_
     return kept;
 }
 
-static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan, const uint32_t *pages)
+const uint8_t *xb_first_page(const struct xb_lender *lender, struct xb_loan *loan)
+{
+    if (loan->is_direct || loan->count == 0)
+        return NULL;
+    return lender->pool.pages[lent_of(loan)[loan->nr_indirect]].data;
+}
+
+static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan, const uint32_t *pages,
+                     const uint8_t *next)
 {
     const struct xb_grant_entry *shared = lender->pool.table->shared;
 
@@ -179,11 +187,14 @@ static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan,
         /* The pool will ask for the grant's flags next: they come while the data is copied. */
         if (shared != NULL)
             __builtin_prefetch(&shared[page->gref]);
-        xb_copy_plain(loan->buffer + at, page->data, part);
+        if (i + 1 < loan->count)
+            xb_copy(XB_COPY_PLAIN, loan->buffer + at, page->data, part, lender->pool.pages[pages[i + 1]].data);
+        else
+            xb_copy(XB_COPY_PLAIN, loan->buffer + at, page->data, part, next);
     }
 }
 
-uint32_t xb_take_back(struct xb_lender *lender, struct xb_loan *loan, int from_backend)
+uint32_t xb_take_back(struct xb_lender *lender, struct xb_loan *loan, int from_backend, const uint8_t *next)
 {
     uint32_t *lent = lent_of(loan), *data = lent + loan->nr_indirect, kept, left = 0;
 
@@ -191,7 +202,7 @@ uint32_t xb_take_back(struct xb_lender *lender, struct xb_loan *loan, int from_b
         kept = left = end_direct(lender->pool.table, data, loan->count);
     } else {
         if (from_backend)
-            copy_out(lender, loan, data);
+            copy_out(lender, loan, data, next);
         kept = xb_pool_put(&lender->pool, data, loan->count);
     }
     if (loan->nr_indirect > 0)

@@ -46,9 +46,13 @@ uint32_t xb_longest_piece(const struct xb_lender *lender, const uint8_t *buffer,
 int xb_lend(struct xb_lender *lender, uint8_t *buffer, uint32_t nr_bytes, int to_backend, struct xb_loan *loan,
             uint8_t *segments);
 
-/* End a loan after its response. A read's data is copied out whatever the status was, as Linux does. Returns how many
- * pages the backend still maps; unless the connection is persistent it must not, and these cannot be used again. */
-uint32_t xb_take_back(struct xb_lender *lender, struct xb_loan *loan, int from_backend);
+/* End a loan after its response. A read's data is copied out whatever the status was, as Linux does; what is at `next`
+ * is fetched meanwhile, unless it is NULL. Returns how many pages the backend still maps; unless the connection is
+ * persistent it must not, and these cannot be used again. */
+uint32_t xb_take_back(struct xb_lender *lender, struct xb_loan *loan, int from_backend, const uint8_t *next);
+
+/* The first page of the data that is lent, NULL if that is the caller's own. */
+const uint8_t *xb_first_page(const struct xb_lender *lender, struct xb_loan *loan);
 
 /* End a loan whose request is never answered, as far as the backend lets go; pool pages are left to the pool's end.
  * Returns how many references are granted still, and puts as many of them as `mapped` has room for there. */
