@@ -183,14 +183,12 @@ static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan,
     for (uint32_t i = 0, at = 0; i < loan->count; i++, at += PAGE_SIZE) {
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
         const struct xb_pool_page *page = &lender->pool.pages[pages[i]];
+        const uint8_t *after = i + 1 < loan->count ? lender->pool.pages[pages[i + 1]].data : next;
 
         /* The pool will ask for the grant's flags next: they come while the data is copied. */
         if (shared != NULL)
             __builtin_prefetch(&shared[page->gref]);
-        if (i + 1 < loan->count)
-            xb_copy(XB_COPY_PLAIN, loan->buffer + at, page->data, part, lender->pool.pages[pages[i + 1]].data);
-        else
-            xb_copy(XB_COPY_PLAIN, loan->buffer + at, page->data, part, next);
+        xb_copy(XB_COPY_PLAIN, loan->buffer + at, page->data, part, after);
     }
 }
 
