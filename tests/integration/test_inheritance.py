@@ -266,6 +266,23 @@ def test_a_journal_that_does_not_fit_the_ring(
     assert world.error_of(domid) == ""
 
 
+def test_a_journal_goes_with_its_device(world: Any, raw_frontend: Callable[..., Any], image: Path) -> None:
+    """Also where no backend served the device by then; what another type of backend has is not looked at."""
+    first = world.backend()
+    domids = [world.attach(str(image)) for _ in range(2)]
+    path, kept = (world.directory.journals / f"vbd-0-{domid}-51712-0.journal" for domid in domids)
+    for domid in domids:
+        connected(raw_frontend(domid))
+    assert path.exists()
+    assert kept.exists()
+    first.kill()
+    path.with_suffix(".1").touch()  # as a backend leaves it that dies while it makes one
+    world.store.rm(f"/local/domain/0/backend/vbd/{domids[0]}")
+    world.backend("--backend-type", "other")
+    world.eventually(lambda: not path.exists(), "the journal is removed")
+    assert [file.name for file in path.parent.iterdir()] == [kept.name]
+
+
 def test_regression_a_journal_that_does_not_fit_is_not_forgotten(
     world: Any, raw_frontend: Callable[..., Any], image: Path
 ) -> None:

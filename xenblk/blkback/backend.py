@@ -8,6 +8,7 @@ from typing import Final
 
 from xenblk.blkback.charging import Charging
 from xenblk.blkback.device import OpenDisk, Vbd
+from xenblk.blkback.journal import named_in, remove_journals
 from xenblk.blkback.parameter_nodes import ParameterNodes
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.disk import Disk, open_disk
@@ -152,6 +153,25 @@ class Backend:
             self._add(path)
         for path in self._devices.keys() - found:
             self._forget(path)
+        self._remove_journals()
+
+    def _remove_journals(self) -> None:
+        """Of devices that are gone, and went while no backend served them."""
+        served = {"-".join(path.split("/")[-2:]) for path in self._devices}
+        try:
+            folder = self._platform.journals_dir()
+            for name in named_in(folder, self._platform.domid):
+                _, _, frontend, handle = name.split("-", 3)
+                if f"{frontend}-{handle}" not in served and not self._has_device(frontend, handle):
+                    remove_journals(folder, name)
+        except (OSError, XenstoreError) as e:
+            _log.debug("journals are left for the next look: %s", e)
+
+    def _has_device(self, frontend: str, handle: str) -> bool:
+        """Whether any backend of this domain has it, of whatever type."""
+        home = self._root.rpartition("/")[0]
+        types = self._store.directory(home) if self._store.exists(home) else []
+        return any(self._store.exists(f"{home}/{name}/{frontend}/{handle}") for name in types)
 
     def _list_devices(self) -> list[str]:
         if not self._store.exists(self._root):

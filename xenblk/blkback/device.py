@@ -15,7 +15,7 @@ from xenblk.blkback.charging import Charging
 from xenblk.blkback.connection import Connection
 from xenblk.blkback.device_nodes import DISK_KEYS, DeviceNodes
 from xenblk.blkback.frontend_keys import FrontendKeyError, FrontendKeys, parse_uint, read_keys
-from xenblk.blkback.journal import close_all, find_journals
+from xenblk.blkback.journal import close_all, device_name, find_journals
 from xenblk.blkback.offers import FEATURE_OF, Nodes, disk_nodes, feature_nodes, sectors, transport_nodes
 from xenblk.blkback.parameters import BackendParameters
 from xenblk.blkback.promise import read_promise
@@ -61,7 +61,7 @@ class Vbd:
         self._nodes = DeviceNodes(store, path)
         self._parameters = parameters
         self._charging = charging
-        self._name = f"vbd-{platform.domid}-{self.frontend_id}-{path.rpartition('/')[2]}"
+        self._name = device_name(platform.domid, self.frontend_id, path.rpartition("/")[2])
         self._open = open_disk
         self._disk: Disk | None = None
         self._spec: str | None = None

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xenblk._native import ffi, lib
+from xenblk.abi import Domid
 from xenblk.blkback.frontend_keys import FrontendKeys, QueueKeys
 
 _MAGIC: Final = b"xenblkjn" + (1).to_bytes(8, "little")
@@ -130,6 +131,24 @@ class JournalFile:
         """Leave the file, and whatever it says, to the next backend."""
         self.journal.close()
         os.close(self._fd)
+
+
+def device_name(backend: Domid, frontend: int | str, handle: str) -> str:
+    """What its journals are called by."""
+    return f"vbd-{backend}-{frontend}-{handle}"
+
+
+def named_in(folder: Path, backend: Domid) -> set[str]:
+    """The names of those of this domain's devices that have journals here."""
+    return {path.name.rpartition("-")[0] for path in folder.glob(device_name(backend, "*", "*"))}
+
+
+def remove_journals(folder: Path, name: str) -> None:
+    """Remove what a device left that is gone. What a living backend holds, or its disk, stays."""
+    for path in folder.glob(f"{name}-*"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def journal_path(folder: Path, name: str, queue: int) -> Path:

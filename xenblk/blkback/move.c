@@ -112,8 +112,8 @@ static const uint8_t *guess(const struct xb_back *back, uint32_t ahead, uint32_t
     return (const uint8_t *)config->disk_memory + next.sector * SECTOR_BYTES;
 }
 
-/* One line of each of the next requests, for its address to be translated: a core waits for the translation before it
- * goes on, and for several of them at once no longer than for one. The data comes while the request before is copied. */
+/* One line of each of the next requests, for its address to be translated: a core waits for that before it goes on, and
+ * for several of them at once no longer than for one. The data comes while the request before is copied. */
 void move_translate_ahead(const struct xb_back *back)
 {
     if (!back->config.disk_memory || back->ring->req_cons % TRANSLATED_AHEAD != 0)
