@@ -219,7 +219,7 @@ class Abi:
 X86_64: Final = Abi("x86_64-abi", pad_bytes=4, entry_size=112)
 X86_32: Final = Abi("x86_32-abi", pad_bytes=0, entry_size=108)
 NATIVE: Final = X86_64
-"""What a frontend of ours speaks."""
+"""What a frontend of ours speaks, unless it is told otherwise."""
 
 ABI_BY_PROTOCOL: Final = {abi.protocol: abi for abi in (X86_64, X86_32)}
 """The layout that a frontend's node `protocol` names."""

@@ -78,8 +78,8 @@ class Host:
         """A new domain with this disk: a path, `memory:SIZE`, or any object with pread, pwrite, flush and size.
 
         The options are the frontend's (Blkfront): `engine`, `feature_persistent`, `nr_queues`, `ring_page_order`,
-        `max_indirect_segments`, `trusted`, `recover`, `on_resize`, `poll_us`. UsageError for options that cannot be,
-        DiskError or HostError with a sentence if the disk cannot be used. The object stays the caller's.
+        `max_indirect_segments`, `protocol`, `trusted`, `recover`, `on_resize`, `poll_us`. UsageError for options that
+        cannot be, DiskError or HostError with a sentence if the disk cannot be used. The object stays the caller's.
         """
         handle = parse_vdev(vdev)
         FrontendOptions(**options)  # refused before there is anything to undo

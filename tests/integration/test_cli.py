@@ -75,6 +75,7 @@ def processes_marked(mark: str) -> list[str]:
         (["compare", "--numjobs", "2", "--engine", "python"], 2, "--numjobs 2 needs the native engine"),
         (["compare", "--numjobs", "200", "--disk", "memory:1M"], 2, "has for each of 200 jobs 1"),
         (["bench", "--numjobs", "3", "--nr-queues", "2"], 2, "3 jobs need a ring each, and --nr-queues is 2"),
+        (["bench", "--protocol", "arm-abi"], 2, "'arm-abi' is not one of"),
         (["compare", "--poll-us", "-1"], 2, "-1 is not in the range"),
         (["compare", "--pin-frontend", "one"], 2, "CPUs are numbers and ranges such as 0,2-3, not 'one'"),
         (["compare", "--pin-backend", "99999"], 2, "this process may not run on '99999'"),
@@ -196,6 +197,18 @@ def test_attach_list_detach(world: Any, image: Path) -> None:
     assert xenblk("bench", *where, "--domid", "3", "--vdev", "xvdc", "--rw", "read", "--io-size", "64K").returncode == 0
     assert xenblk("detach", *where, "--domid", "3", "--vdev", "xvdc").returncode == 0
     assert json.loads(xenblk("list", *where, "--json").stdout) == {"disks": []}
+
+
+def test_bench_and_copy_as_a_guest_of_32_bits(world: Any, tmp_path: Path) -> None:
+    world.backend()
+    domid = world.attach("memory:1M")
+    which = ["--run-dir", str(world.run_dir), "--domid", str(domid), "--protocol", "x86_32-abi"]
+    node = f"{world.vbd(domid).frontend_path}/protocol"
+    for command in (["bench", "--rw", "randrw", "--io-size", "1M"], ["copy", "vbd:xvda", str(tmp_path / "out.img")]):
+        done = xenblk(*command, *which)
+        assert done.returncode == 0, done.stderr
+        assert world.store.read(node) == "x86_32-abi"
+        world.store.rm(node)
 
 
 def test_a_run_directory_in_use(world: Any) -> None:

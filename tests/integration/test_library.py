@@ -147,6 +147,8 @@ def test_options_that_cannot_be_leave_nothing(host: xenblk.Host) -> None:
     before = host._control.call("status")[0]["domains"]
     with pytest.raises(UsageError, match="nr_queues is 1 to 256, not 0"):
         host.attach("memory:1M", nr_queues=0)
+    with pytest.raises(UsageError, match="protocol is one of x86_64-abi, x86_32-abi, not 'arm-abi'"):
+        host.attach("memory:1M", protocol="arm-abi")
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         host.attach("memory:1M", queues=2)
     assert host._control.call("status")[0]["domains"] == before

@@ -32,7 +32,8 @@ class Blkfront:
     """One virtual disk of this domain, by its `handle` (virtual device number). `connect` first, `close` at the end.
 
     `engine` moves the data: "native" is compiled, "python" is its readable twin. `poll_us` bounds how long the native
-    one looks for a response before it sleeps, 0 is not at all.
+    one looks for a response before it sleeps, 0 is not at all. `protocol` is the layout of requests: "x86_64-abi", or
+    "x86_32-abi" as a guest of 32 bits has it.
 
     `ring_page_order`, `nr_queues`, `max_indirect_segments` and `feature_persistent` are wishes: the backend may offer
     less. A backend that is not `trusted`, by this or by the toolstack's word, sees pages of a pool only. With `recover`

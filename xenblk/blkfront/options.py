@@ -1,9 +1,14 @@
-"""What may be chosen of a frontend, named as Linux names blkfront's module parameters where it has them."""
+"""What may be chosen of a frontend.
+
+`feature_persistent`, `max_indirect_segments` and `trusted` are named as Linux names parameters of xen-blkfront; its
+`max_ring_page_order` and `max_queues` are `ring_page_order` and `nr_queues` here.
+"""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Final, TypedDict
 
+from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE
 from xenblk.engines import ENGINES, POLL_US, check_engine
 from xenblk.errors import UsageError
 
@@ -15,6 +20,7 @@ INDIRECT_SEGMENTS_MAX: Final = 8 * 512
 class OptionValues(TypedDict, total=False):
     """FrontendOptions as keyword arguments."""
 
+    protocol: str
     feature_persistent: bool
     ring_page_order: int
     nr_queues: int
@@ -30,6 +36,7 @@ class OptionValues(TypedDict, total=False):
 class FrontendOptions:
     """Options of Blkfront, which explains them; the backend may offer less. UsageError for what nobody offers."""
 
+    protocol: str = NATIVE.protocol
     feature_persistent: bool = True
     ring_page_order: int = 0
     nr_queues: int = 1
@@ -42,6 +49,8 @@ class FrontendOptions:
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.poll_us)
+        if self.protocol not in ABI_BY_PROTOCOL:
+            raise UsageError(f"protocol is one of {', '.join(ABI_BY_PROTOCOL)}, not {self.protocol!r}")
         if not 0 <= self.ring_page_order <= RING_PAGE_ORDER_MAX:
             raise UsageError(f"ring_page_order is 0 to {RING_PAGE_ORDER_MAX}, not {self.ring_page_order}")
         if not 1 <= self.nr_queues <= QUEUES_MAX:

@@ -45,6 +45,7 @@ def copy(
     xen: Xen,
     domid: Domid | None,
     feature_persistent: bool,
+    protocol: str,
     ring_page_order: int,
     max_indirect_segments: int,
 ) -> None:
@@ -70,6 +71,7 @@ def copy(
             domid,
             handle,
             feature_persistent=feature_persistent,
+            protocol=protocol,
             ring_page_order=ring_page_order,
             max_indirect_segments=max_indirect_segments,
         )

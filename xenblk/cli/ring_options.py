@@ -3,11 +3,12 @@
 import click
 
 from xenblk.blkfront.options import INDIRECT_SEGMENTS_MAX, RING_PAGE_ORDER_MAX
+from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE
 from xenblk.cli.options import F
 
 
 def ring_options(command: F) -> F:
-    """`--ring-page-order` and `--max-indirect-segments`: what a frontend asks its backend for."""
+    """`--protocol`, `--ring-page-order`, `--max-indirect-segments`: what a frontend tells its backend of its rings."""
     for option in (
         click.option(
             "--max-indirect-segments",
@@ -22,6 +23,13 @@ def ring_options(command: F) -> F:
             default=0,
             show_default=True,
             help="2^N pages for a ring, as far as the backend has them.",
+        ),
+        click.option(
+            "--protocol",
+            type=click.Choice(list(ABI_BY_PROTOCOL)),
+            default=NATIVE.protocol,
+            show_default=True,
+            help="Layout of requests and responses: a 64-bit or a 32-bit guest's.",
         ),
     ):
         command = option(command)
