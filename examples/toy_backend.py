@@ -96,7 +96,7 @@ class Device:
             self.store.write(f"{self.back}/{name.replace('_', '-')}", f"{value:d}" if isinstance(value, int) else value)
 
     def frontend_changed(self) -> None:
-        """Connect when the frontend is there, disconnect when it leaves."""
+        """Connect when the frontend is there, disconnect when it leaves, wait for the next one when it starts over."""
         state = parse_state(self.store.read(f"{self.front}/state", ""))
         if state in (XenbusState.INITIALISED, XenbusState.CONNECTED):
             if self.connection is None:
@@ -104,10 +104,11 @@ class Device:
                 sectors = self.connection.disk.size // SECTOR_SIZE
                 info = VDISK_READONLY if self.connection.disk.read_only else 0
                 self.publish(sectors=sectors, sector_size=SECTOR_SIZE, info=info, state=XenbusState.CONNECTED)
-        elif self.connection is not None:
-            self.connection.close()
-            self.connection = None
-            self.publish(state=XenbusState.CLOSED)
+        else:
+            if self.connection is not None:
+                self.connection.close()
+                self.connection = None
+            self.publish(state=XenbusState.INITWAIT if state is XenbusState.INITIALISING else XenbusState.CLOSED)
 
     def run(self) -> None:
         """Serve for ever."""
