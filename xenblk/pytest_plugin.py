@@ -13,15 +13,19 @@ import xenblk
 
 if TYPE_CHECKING:
     from xenblk.blkfront import Blkfront, VirtualDisk
+    from xenblk.harness.doubles.frontend_thread import FrontendThread
     from xenblk.processes import Program
     from xenblk.testing import AttachedVbd, HostKeeper, XenHost
+    from xenblk.testing.doubles import FrontendDisk
 
 _HOST: Final = pytest.StashKey["XenHost"]()
 
 _MARKERS: Final = (
-    "xenblk_backend(*options): more options of `xenblk backend` for the fixture xenblk_backend",
+    "xenblk_backend(*options, double=None): for the fixture xenblk_backend, more options of `xenblk backend`,"
+    " or the name of a double in its place",
     "xenblk_vbd(disk, mode, vdev, ...): what the fixture xenblk_vbd attaches; see XenHost.attach",
-    "xenblk_frontend(**options): options of Blkfront for the fixtures xenblk_frontend and xenblk_disk",
+    "xenblk_frontend(double=None, **options): options of Blkfront for the fixtures xenblk_frontend and xenblk_disk,"
+    " or the name of a double and options of its",
 )
 
 
@@ -37,7 +41,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--xenblk-backend",
         metavar="COMMAND",
-        help="shell command that the fixture xenblk_backend runs in place of xenblk's own backend",
+        help="shell command that the fixture xenblk_backend runs in place of xenblk's own backend, or a double's name: "
+        "linux, qemu, tapdisk, freebsd",
+    )
+    group.addoption(
+        "--xenblk-frontend",
+        metavar="NAME",
+        help="double that the fixtures xenblk_frontend and xenblk_disk have in place of xenblk's own frontend: "
+        "linux, edk2, mini-os, unikraft, netbsd, xenvbd",
     )
 
 
@@ -92,15 +103,22 @@ def xenblk_host(request: pytest.FixtureRequest, _xenblk_keeper: "HostKeeper") ->
 
 @pytest.fixture
 def xenblk_backend(request: pytest.FixtureRequest, xenblk_host: "XenHost") -> "Program":
-    """A running backend: xenblk's, unless --xenblk-backend names another and the test does not ask for ours.
+    """A running backend: xenblk's, unless --xenblk-backend names another and the test does not say which it wants.
 
     Override it to test a backend of your own: it need only return after the backend was started.
     """
     options = [option for marker in _markers(request, "xenblk_backend") for option in marker.args]
+    double = _options(request, "xenblk_backend").get("double")
     command = request.config.getoption("--xenblk-backend")
-    if command and not options:
-        return xenblk_host.run(command)
-    return xenblk_host.backend(*options)
+    if command and not options and double is None:
+        if command not in importlib.import_module("xenblk.harness.doubles").BACKENDS:
+            return xenblk_host.run(command)
+        double = command
+    if double is None:
+        return xenblk_host.backend(*options)
+    if options:
+        raise pytest.UsageError(f"the double of {double} has no options of `xenblk backend`: {' '.join(options)}")
+    return xenblk_host.backend_double(double)
 
 
 @pytest.fixture
@@ -111,12 +129,23 @@ def xenblk_vbd(request: pytest.FixtureRequest, xenblk_host: "XenHost", xenblk_ba
 
 
 @pytest.fixture
-def xenblk_frontend(request: pytest.FixtureRequest, xenblk_host: "XenHost", xenblk_vbd: "AttachedVbd") -> "Blkfront":
-    """Our frontend, in this process, connected to the backend."""
-    return xenblk_host.frontend(xenblk_vbd, **_options(request, "xenblk_frontend"))
+def xenblk_frontend(
+    request: pytest.FixtureRequest, xenblk_host: "XenHost", xenblk_vbd: "AttachedVbd"
+) -> "Blkfront | FrontendThread":
+    """Our frontend, in this process, connected to the backend; a double, if --xenblk-frontend or the test says so."""
+    options = _options(request, "xenblk_frontend")
+    double = options.pop("double", None)
+    if not _markers(request, "xenblk_frontend"):
+        double = request.config.getoption("--xenblk-frontend")
+    if double is None:
+        return xenblk_host.frontend(xenblk_vbd, **options)
+    return xenblk_host.frontend_double(xenblk_vbd, double, **options)
 
 
 @pytest.fixture
-def xenblk_disk(xenblk_frontend: "Blkfront") -> "VirtualDisk":
+def xenblk_disk(xenblk_frontend: "Blkfront | FrontendThread") -> "VirtualDisk | FrontendDisk":
     """The disk of `xenblk_frontend`, to be read and written."""
-    return xenblk.VirtualDisk(xenblk_frontend)
+    if isinstance(xenblk_frontend, xenblk.Blkfront):
+        return xenblk.VirtualDisk(xenblk_frontend)
+    disk: FrontendDisk = importlib.import_module("xenblk.testing.doubles").FrontendDisk(xenblk_frontend)
+    return disk

@@ -116,6 +116,70 @@ def test_fixtures_and_markers(pytester: pytest.Pytester, temporary: Path, option
     pytester.runpytest_subprocess(*options).assert_outcomes(passed=4)
 
 
+DOUBLES = """
+import signal
+import pytest
+from xenblk.errors import XenblkError
+
+def test_both_ends(xenblk_disk, xenblk_vbd, xenblk_backend):
+    assert xenblk_backend.name == "double of tapdisk"
+    assert xenblk_vbd.store.read(xenblk_vbd.backend_path + "/max-ring-page-order") == "3"
+    assert xenblk_disk.frontend.offers_discard is False
+    assert xenblk_disk.pwrite(b"d" * 1024, 8192) == 1024
+    xenblk_disk.flush()
+    xenblk_disk.discard(0, 512)
+    assert xenblk_disk.pread(4096, xenblk_disk.size - 512) == bytes(512)
+    assert xenblk_disk.pread(1536, 8192) == b"d" * 1024 + bytes(512)
+    with pytest.raises(OSError, match="multiples of 512 bytes, not 1 and 0"):
+        xenblk_disk.pread(0, 1)
+    with pytest.raises(OSError, match="beyond the disk"):
+        xenblk_disk.pwrite(bytes(1024), xenblk_disk.size - 512)
+    xenblk_disk.close()
+    assert xenblk_vbd.frontend_state().label == "Initialising"
+
+@pytest.mark.xenblk_vbd(mode="r")
+@pytest.mark.xenblk_backend(double="linux")
+@pytest.mark.xenblk_frontend(double="linux", ring_page_order=2)
+def test_markers_win(xenblk_disk, xenblk_vbd, xenblk_backend):
+    assert (xenblk_backend.name, xenblk_disk.read_only) == ("double of linux", True)
+    assert xenblk_vbd.store.read(xenblk_vbd.frontend_path + "/ring-page-order") == "2"
+    with pytest.raises(OSError, match="read-only"):
+        xenblk_disk.pwrite(bytes(512), 0)
+    assert xenblk_disk.pread(512, 0) == bytes(512)
+
+@pytest.mark.xenblk_backend("--grant-copy")
+@pytest.mark.xenblk_frontend(engine="python")
+def test_marked_ends_are_our_own(xenblk_disk, xenblk_vbd):
+    xenblk_disk.pread(512, 0)
+    assert xenblk_vbd.counters()["copy_pages"] == xenblk_vbd.counters("front")["rd_req"] + 1
+
+def test_the_end_of_a_double(xenblk_host):
+    backend = xenblk_host.backend_double("qemu")
+    backend.signal(signal.SIGTERM)
+    assert backend.wait(10) == 0
+
+@pytest.mark.xenblk_vbd("memory:64K")
+def test_what_cannot_be(xenblk_host, xenblk_vbd):
+    with pytest.raises(XenblkError, match="backend is one of linux, qemu, tapdisk, freebsd, not 'edk2'"):
+        xenblk_host.backend_double("edk2")
+    with pytest.raises(XenblkError, match="frontend is one of linux, .*, not 'qemu'"):
+        xenblk_host.frontend_double(xenblk_vbd, "qemu")
+    with pytest.raises(XenblkError, match="edk2 has no option nr_queues"):
+        xenblk_host.frontend_double(xenblk_vbd, "edk2", nr_queues=2)
+
+@pytest.mark.xenblk_backend("--grant-copy", double="linux")
+def test_options_of_another(xenblk_backend):
+    pass
+"""
+
+
+def test_doubles(pytester: pytest.Pytester, temporary: Path) -> None:
+    pytester.makepyfile(DOUBLES)
+    done = pytester.runpytest_subprocess("--xenblk-backend=tapdisk", "--xenblk-frontend=edk2")
+    done.assert_outcomes(passed=5, errors=1)
+    done.stdout.fnmatch_lines(["*the double of linux has no options of `xenblk backend`: --grant-copy"])
+
+
 FAILS = """
 import pytest
 

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.checkout
 # Top to bottom. A package stands for all its modules, among which imports are free; `xenblk` is its __init__ alone.
 LAYERS = [
     ["xenblk.__main__", "xenblk.pytest_plugin"],
-    ["xenblk.cli"],
+    ["xenblk.cli", "xenblk.testing"],
     ["xenblk.harness"],
     ["xenblk"],
-    ["xenblk.library", "xenblk.testing"],
+    ["xenblk.library"],
     ["xenblk.processes"],
     ["xenblk.object_disk"],
     ["xenblk.blkback", "xenblk.blkfront", "xenblk.emulated", "xenblk.xen"],

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xenblk.abi import DOM0, Domid
 from xenblk.blkfront import Blkfront, VirtualDisk
@@ -22,6 +22,9 @@ from xenblk.testing.vbd import AttachedVbd
 from xenblk.toolstack import attach
 from xenblk.vdev import parse_vdev
 from xenblk.xenstore.client import Xenstore
+
+if TYPE_CHECKING:
+    from xenblk.harness.doubles.frontend_thread import FrontendThread
 
 PATIENCE_S: Final = 20.0
 
@@ -88,6 +91,13 @@ class XenHost:
         backend.readline(PATIENCE_S)
         return backend
 
+    def backend_double(self, name: str) -> Program:
+        """A double of a known backend, as a process: linux, qemu, tapdisk or freebsd; returns when it is ready."""
+        backend = self.run([sys.executable, "-m", "xenblk.harness.doubles", name])
+        backend.name = f"double of {name}"
+        backend.readline(PATIENCE_S)
+        return backend
+
     def _started(self, program: Program, name: str) -> Program:
         program.name = name
         self._undo.enter_context(program)
@@ -128,6 +138,15 @@ class XenHost:
         self._undo.callback(frontend.close)
         frontend.connect()
         return frontend
+
+    def frontend_double(self, vbd: AttachedVbd, name: str, **options: Any) -> "FrontendThread":
+        """A double of a known frontend, connected, in a thread: linux, edk2, mini-os, unikraft, netbsd or xenvbd.
+
+        The options are those of Blkfront that the original has.
+        """
+        from xenblk.testing.doubles import connect_double  # noqa: PLC0415 - few tests want a double
+
+        return connect_double(name, vbd, lambda: self.boot(vbd.domid), self._undo, options)
 
     def disk(self, vbd: AttachedVbd, **options: Any) -> VirtualDisk:
         """A connected disk in this process; the options are Blkfront's."""

@@ -19,9 +19,9 @@ from xenblk.blkfront.options import FrontendOptions
 from xenblk.blkif import BlkifOp
 from xenblk.engines import ENGINES
 from xenblk.errors import UsageError, XenblkError
-from xenblk.harness.conform.frontend.doubled import DoubleUnderTest
 from xenblk.harness.doubles import FRONTENDS
 from xenblk.harness.doubles.frontend_quirks import QUIRKS
+from xenblk.harness.doubles.frontend_thread import FrontendThread
 from xenblk.platform import Platform
 
 T = TypeVar("T")
@@ -248,7 +248,7 @@ def frontend_kind(name: str) -> FrontendKind:
         make, quirks = FRONTENDS[name], QUIRKS[name]
         return FrontendKind(
             name,
-            lambda platform, handle, options: DoubleUnderTest(make(platform, handle, **options)),
+            lambda platform, handle, options: FrontendThread(make(platform, handle, **options)),
             quirks.options,
             quirks.one_at_a_time,
             quirks.needs,

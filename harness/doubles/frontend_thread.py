@@ -1,4 +1,4 @@
-"""A double of a known frontend under test: a thread has it, does what it is asked to and polls in between."""
+"""A double of a known frontend that lives by itself: a thread has it, does what it is asked to and polls in between."""
 
 import errno
 import math
@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from xenblk.errors import XenblkError
-from xenblk.harness.doubles import FrontendDouble
 from xenblk.harness.doubles.frontend_operations import Operation
+from xenblk.harness.doubles.frontends import FrontendDouble
 from xenblk.harness.wire.deadline import patience
 
 _POLL_S: Final = 0.0005
@@ -19,8 +19,11 @@ Start = Callable[[], Operation | None]
 """Begins something; None if that is all of it."""
 
 
-class DoubleUnderTest:
-    """See FrontendUnderTest, whose calls these are."""
+class FrontendThread:
+    """A double with the calls of the system above it. Each starts something and returns at once, with a Future.
+
+    That ends with the result, or with the OSError that a user of the disk would get; it has no deadline.
+    """
 
     def __init__(self, double: FrontendDouble) -> None:
         self._double = double
@@ -32,47 +35,47 @@ class DoubleUnderTest:
 
     @property
     def size(self) -> int:
-        """See FrontendUnderTest."""
+        """Bytes of the disk, once connected."""
         return self._double.size
 
     @property
     def read_only(self) -> bool:
-        """See FrontendUnderTest."""
+        """Whether the disk cannot be written."""
         return self._double.read_only
 
     @property
     def offers_discard(self) -> bool:
-        """See FrontendUnderTest."""
+        """Whether `discard` does anything."""
         return self._double.quirks.discards
 
     def connect(self) -> Future[None]:
-        """See FrontendUnderTest."""
+        """Shake hands with the backend."""
         return self._do(self._double.connect)
 
     def read(self, offset: int, nr_bytes: int) -> Future[bytes]:
-        """See FrontendUnderTest."""
+        """Read from the disk."""
         return self._do(lambda: self._double.start_read(offset, self._let_through(offset, nr_bytes)))
 
     def write(self, offset: int, data: bytes) -> Future[None]:
-        """See FrontendUnderTest."""
+        """Write to the disk; what was written."""
         return self._do(
             lambda: self._double.start_write(offset, data[: self._let_through(offset, len(data), writes=True)])
         )
 
     def flush(self) -> Future[None]:
-        """See FrontendUnderTest."""
+        """Make durable what was written."""
         return self._do(self._double.start_flush)
 
     def discard(self, offset: int, nr_bytes: int) -> Future[None]:
-        """See FrontendUnderTest."""
+        """Say that a range is not needed any more."""
         return self._do(lambda: self._double.start_discard(offset, self._let_through(offset, nr_bytes, writes=True)))
 
     def close(self) -> Future[None]:
-        """See FrontendUnderTest."""
+        """Leave in good order, as soon as the backend lets it."""
         return self._do(self._double.close)
 
     def stop(self) -> None:
-        """See FrontendUnderTest."""
+        """Make an end, in whatever state it is."""
         self._stopped.set()
         self._thread.join()
 
