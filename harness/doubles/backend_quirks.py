@@ -10,7 +10,7 @@ from typing import Final
 
 from xenblk.blkif import X86_32, X86_64, Abi, BlkifOp, BlkifStatus
 
-_READ_WRITE: Final = {BlkifOp.READ, BlkifOp.WRITE}
+_READ_WRITE: Final = frozenset({BlkifOp.READ, BlkifOp.WRITE})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,8 +40,12 @@ class BackendQuirks:
     """Has Xen copy instead of mapping pages."""
     strict_persistent_key: bool = False
     """A `feature-persistent` that is neither 0 nor 1 is refused."""
-    refuses_empty: bool = True
-    """A read or write of no segments is an error."""
+    refuses_empty: frozenset[BlkifOp] = _READ_WRITE
+    """What is an error without segments."""
+    checks_empty_flush: bool = True
+    """A flush or barrier of no segments is refused on a read-only disk; otherwise it is done on any."""
+    ignores_flushed_data: bool = False
+    """A flush is done whatever else the request says: of its segments nothing is looked at, and nothing is written."""
     says_refusals: bool = True
     """A frontend that is refused is told so by Closing and a node below error/; otherwise it waits for ever."""
     attaches: bool = False
@@ -60,8 +64,10 @@ class BackendQuirks:
     """A request begins at its sector times the size of one modulo 2**64."""
     follows_size: bool = False
     """When its disk has another size, it publishes that, and writes its state again so that the frontend looks."""
-    failure_nodes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Written, beside the error, when a connection cannot be set up."""
+    trusts_req_prod: bool = False
+    """More requests than the ring has slots are answered, too; otherwise such a ring stands still."""
+    failed_probe_nodes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Written, beside the error, when the disk cannot be opened."""
 
 
 _PROPERTIES: Final = {"sectors": "{sectors}", "sector-size": "{sector_size}", "info": "{info}"}
@@ -100,7 +106,7 @@ QEMU: Final = BackendQuirks(
     refuses_unknown_protocol=False,
     order_renames_ring_ref=True,
     max_ring_page_order=4,
-    operations=frozenset(_READ_WRITE | {BlkifOp.FLUSH_DISKCACHE, BlkifOp.DISCARD}),
+    operations=_READ_WRITE | {BlkifOp.FLUSH_DISKCACHE, BlkifOp.DISCARD},
     unknown_status=BlkifStatus.ERROR,
     probe_nodes={
         **_PROPERTIES,
@@ -112,12 +118,14 @@ QEMU: Final = BackendQuirks(
     },
     connect_nodes={},
     copies=True,
-    refuses_empty=False,
+    refuses_empty=frozenset(),
+    checks_empty_flush=False,
     says_refusals=False,
     wide_units=True,
     wide_segments=True,
     wants_large_sectors=True,
     wraps=True,
+    trusts_req_prod=True,
 )
 
 TAPDISK: Final = BackendQuirks(
@@ -126,14 +134,16 @@ TAPDISK: Final = BackendQuirks(
     refuses_unknown_protocol=True,
     order_renames_ring_ref=False,
     max_ring_page_order=3,
-    operations=frozenset(_READ_WRITE | {BlkifOp.WRITE_BARRIER}),
+    operations=_READ_WRITE | {BlkifOp.WRITE_BARRIER},
     unknown_status=BlkifStatus.EOPNOTSUPP,
     probe_nodes={"max-ring-page-order": "3", "feature-barrier": "1"},
     connect_nodes=_PROPERTIES,
     copies=True,
     strict_persistent_key=True,
+    checks_empty_flush=False,
     says_refusals=False,
     garbled_is_unknown=False,
+    trusts_req_prod=True,
 )
 
 FREEBSD: Final = BackendQuirks(
@@ -142,13 +152,16 @@ FREEBSD: Final = BackendQuirks(
     refuses_unknown_protocol=True,
     order_renames_ring_ref=False,
     max_ring_page_order=5,
-    operations=frozenset(_READ_WRITE | {BlkifOp.WRITE_BARRIER, BlkifOp.FLUSH_DISKCACHE}),
+    operations=_READ_WRITE | {BlkifOp.WRITE_BARRIER, BlkifOp.FLUSH_DISKCACHE},
     unknown_status=BlkifStatus.ERROR,
     probe_nodes={"feature-barrier": "1", "feature-flush-cache": "1", "max-ring-page-order": "5"},
     connect_nodes=_PROPERTIES,
+    refuses_empty=_READ_WRITE | {BlkifOp.WRITE_BARRIER},
+    ignores_flushed_data=True,
     refuses_states=True,
     wide_units=True,
-    failure_nodes={"hotplug-status": "error", "online": "0"},
+    trusts_req_prod=True,
+    failed_probe_nodes={"online": "0"},
 )
 
 QUIRKS: Final = {quirks.name: quirks for quirks in (LINUX, QEMU, TAPDISK, FREEBSD)}

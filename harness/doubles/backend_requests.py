@@ -39,8 +39,9 @@ class RequestPath:
 
     def _transfer(self, request: BlkifRequest | IndirectRequest) -> BlkifStatus:
         operation = effective_operation(request)
-        if request.nr_segments == 0 and operation not in _FLUSHES:
-            return ERROR if self._quirks.refuses_empty else OKAY
+        if self._is_bare_flush(operation, request.nr_segments):
+            self._disk.flush()
+            return OKAY
         if not self._well_formed(request):
             return ERROR
         segments = self._backend.segments(request, self._keeps())
@@ -52,7 +53,8 @@ class RequestPath:
             return ERROR
         if operation != BlkifOp.READ and self._disk.read_only:
             return ERROR
-        if segments and not (self._within_disk(start, sum(lengths)) and self._aligned(start, *lengths)):
+        ranged = segments or operation not in _FLUSHES
+        if ranged and not (self._within_disk(start, sum(lengths)) and self._aligned(start, *lengths)):
             return ERROR
         if operation in _FLUSHES:
             self._disk.flush()
@@ -60,7 +62,15 @@ class RequestPath:
             self._move(segments, lengths, start, read=operation == BlkifOp.READ)
         return OKAY
 
+    def _is_bare_flush(self, operation: int, nr_segments: int) -> bool:
+        """Whether it is done before any check."""
+        if operation == BlkifOp.FLUSH_DISKCACHE and self._quirks.ignores_flushed_data:
+            return True
+        return operation in _FLUSHES and nr_segments == 0 and not self._quirks.checks_empty_flush
+
     def _well_formed(self, request: BlkifRequest | IndirectRequest) -> bool:
+        if request.nr_segments == 0 and effective_operation(request) in self._quirks.refuses_empty:
+            return False
         if isinstance(request, IndirectRequest):
             inner = request.indirect_op in (BlkifOp.READ, BlkifOp.WRITE)
             return inner and request.nr_segments <= self._quirks.max_indirect_segments

@@ -26,6 +26,7 @@ from xenblk.xenbus import BackendAction, XenbusState, backend_action, parse_stat
 _log: Final = logging.getLogger("xenblk.doubles")
 
 _IDLE_S: Final = 0.001
+_MAX_INDEX: Final = 0xFFFFFFFF
 _DEVICE_DEPTH: Final = 7
 """Slashes in /local/domain/0/backend/vbd/1/51712."""
 
@@ -48,7 +49,7 @@ class DeviceDouble:
             params, mode = (self._own(name) for name in ("params", "mode"))
             self._disk = open_disk(params, "w" not in mode)
         except (XenblkError, OSError) as e:
-            self.backend.write({"hotplug-status": "error", "hotplug-error": str(e)})
+            self.backend.write({"hotplug-status": "error", "hotplug-error": str(e), **self._quirks.failed_probe_nodes})
             self._refuse(e)
             return
         nodes = self._filled(self._quirks.probe_nodes)
@@ -152,7 +153,6 @@ class DeviceDouble:
         home, _, node = self.backend.path.partition("/backend/")
         text = str(why).encode("ascii", "replace").decode()
         self.backend.store.write(f"{home}/error/backend/{node}/error", f"22 {text}")
-        self.backend.write({**self._quirks.failure_nodes})
         self._switch(XenbusState.CLOSING)
 
     def _switch(self, state: XenbusState) -> None:
@@ -176,8 +176,12 @@ class DeviceDouble:
 
     def _serve(self, ring: RawBackRing) -> bool:
         served = False
-        # More unanswered requests than slots: no honest frontend. The ring stands still until it connects again.
-        while self._path is not None and 0 < ring.pending <= ring.nr_ents:
+        # More unanswered requests than slots: no honest frontend. Its ring stands still until it connects again, or is
+        # answered with hardly an end.
+        believed = _MAX_INDEX if self._quirks.trusts_req_prod else ring.nr_ents
+        for _ in range(ring.nr_ents):  # then it is the next ring's turn
+            if self._path is None or not 0 < ring.pending <= believed:
+                break
             request = ring.take()
             ring.answer(request, self._path.carry_out(request), push=False)
             if ring.publish():

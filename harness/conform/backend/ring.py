@@ -121,8 +121,8 @@ def _impossible(ahead: int) -> Callable[[Lab], None]:
         guest.ring.req_prod = guest.ring.req_prod_pvt + ahead
         guest.ring.channel.notify()
         time.sleep(QUIET_S)
-        expect(guest.ring.rsp_prod == answered, "a backend answered requests that cannot be")
         neighbour.works()
+        expect(guest.ring.rsp_prod == answered, "a backend answered requests that cannot be")
         _start_over(guest)
 
     return body
