@@ -141,7 +141,12 @@ FRONTEND_DEVIATIONS: Final[Mapping[str, Deviations]] = {
         _believes(f"{_UNIKRAFT} blkfront_queue_dequeue"),
         _no_resize(f"{_UNIKRAFT_XS} blkfront_xb_get_capabilities"),
         _deaf(_UNIKRAFT_XS),
-        rows(FAIL, "F-STATE-032", "-1 is the largest number", f"{_UNIKRAFT_XS} blkfront_xb_get_capabilities"),
+        rows(
+            FAIL,
+            "F-STATE-031..032",
+            "what is no number leaves 0, -1 is the largest number",
+            f"{_UNIKRAFT_XS} blkfront_xb_get_capabilities; drivers/xen/xenbus/xs.c xs_scanf",
+        ),
         rows(
             FAIL,
             "F-KEYS-001..002",
@@ -150,9 +155,9 @@ FRONTEND_DEVIATIONS: Final[Mapping[str, Deviations]] = {
         ),
         rows(
             FAIL,
-            "F-KEYS-062 F-KEYS-065..066",
-            "it gives up without numbers in multi-queue-max-queues, feature-barrier and feature-flush-cache",
-            f"{_UNIKRAFT_XS} blkfront_xb_init, blkfront_xb_get_capabilities",
+            "F-KEYS-062",
+            "a multi-queue-max-queues that is no number offers it no queue",
+            f"{_UNIKRAFT_XS} blkfront_xb_get_nb_max_queues; lib/ukblkdev/blkdev.c uk_blkdev_configure",
         ),
         _large_units("F-REQ-040..041", f"{_UNIKRAFT} blkif_request_init"),
         rows(FAIL, "F-REQ-051", "a flush that is not offered is an error", f"{_UNIKRAFT} blkfront_request_flush"),

@@ -15,6 +15,10 @@ from xenblk.errors import BlkifPeerError
 from xenblk.xenbus import XenbusState
 
 _U64: Final = (1 << 64) - 1
+_BARRIER_FIRST: Final = (
+    ("feature-barrier", BlkifOp.WRITE_BARRIER),
+    ("feature-flush-cache", BlkifOp.FLUSH_DISKCACHE),
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,7 +100,9 @@ class FrontendQuirks:
     )
     """How it makes data durable: the first of these that is offered."""
     flushes_all_ways: bool = False
-    """Not the first, but each of them."""
+    """Not the first, but each of them, if the disk can be written."""
+    flushes_on_close: bool = False
+    """It makes its data durable before it says Closing, and waits for that."""
     flush_needed: bool = False
     """A flush that the backend does not offer is an error of the user's."""
     flush_never_fails: bool = False
@@ -110,8 +116,8 @@ class FrontendQuirks:
     follows_closing: Follows = Follows.NOTHING
     deadly: frozenset[XenbusState] = frozenset()
     """States of the backend's that end its kernel."""
-    resets_on_close: bool = False
-    """Having closed, it goes back to Initialising and removes its keys, for the system that comes after it."""
+    resets_on_close: tuple[str, ...] = ()
+    """Having closed, it goes back to Initialising and removes these keys, for the system that comes after it."""
 
 
 _CHILD_OF_MINI_OS: Final = {
@@ -119,9 +125,10 @@ _CHILD_OF_MINI_OS: Final = {
     "published": XenbusState.CONNECTED,
     "pointer_ids": True,
     "size_in_sector_size": True,
+    "flushes": _BARRIER_FIRST,
     "flushes_all_ways": True,
+    "flushes_on_close": True,
     "flush_never_fails": True,
-    "resets_on_close": True,
 }
 
 QUIRKS: Final[Mapping[str, FrontendQuirks]] = {
@@ -136,11 +143,17 @@ QUIRKS: Final[Mapping[str, FrontendQuirks]] = {
         follows_size=True,
         follows_closing=Follows.AT_ONCE,
     ),
-    "edk2": FrontendQuirks(**_CHILD_OF_MINI_OS, one_at_a_time=True, numbers=Numbers(garbage=0)),  # type: ignore[arg-type]
+    "edk2": FrontendQuirks(
+        **_CHILD_OF_MINI_OS,  # type: ignore[arg-type]
+        one_at_a_time=True,
+        numbers=Numbers(garbage=0),
+        resets_on_close=("ring-ref", "event-channel", "protocol"),
+    ),
     "mini-os": FrontendQuirks(
         **_CHILD_OF_MINI_OS,  # type: ignore[arg-type]
         numbers=Numbers(missing=_U64, garbage=0, wraps=True),
         needs={"mode": "w"},
+        resets_on_close=("ring-ref", "event-channel"),
     ),
     "unikraft": FrontendQuirks(
         # Not that it waits: it gives up at once where the backend has not written what it offers yet.
@@ -150,7 +163,7 @@ QUIRKS: Final[Mapping[str, FrontendQuirks]] = {
         queues_max=2,
         always_says_queues=True,
         options=frozenset({"nr_queues"}),
-        numbers=Numbers(wraps=True),
+        numbers=Numbers(garbage=0, wraps=True),
         reads=("sectors", "sector-size", "feature-flush-cache", "feature-barrier"),
         needs={
             "mode": "w",
@@ -161,12 +174,9 @@ QUIRKS: Final[Mapping[str, FrontendQuirks]] = {
         read_only_by_mode=True,
         size_in_sector_size=True,
         number_in_sector_size=True,
-        flushes=(
-            ("feature-barrier", BlkifOp.WRITE_BARRIER),
-            ("feature-flush-cache", BlkifOp.FLUSH_DISKCACHE),
-        ),
+        flushes=_BARRIER_FIRST,
         flush_needed=True,
-        resets_on_close=True,
+        resets_on_close=("ring-ref", "event-channel"),
     ),
     "netbsd": FrontendQuirks(
         waits_for_init_wait=False,

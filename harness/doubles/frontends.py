@@ -78,6 +78,8 @@ class FrontendDouble:
         quirks, key = self.quirks, "multi-queue-max-queues"
         order = min(quirks.ring_page_order_max, self._frontend.backend_number("max-ring-page-order"))
         offered = self._number(key) if key in quirks.needs else self._frontend.backend_number(key, 1)
+        if key in quirks.needs and offered == 0:
+            raise BlkifPeerError(f"this frontend may have none of the queues that {key} offers")
         return [self._frontend.ring(NATIVE, order) for _ in range(max(1, min(quirks.queues_max, offered)))]
 
     def _keys(self, rings: list[RawRing]) -> dict[str, str | None]:
@@ -113,8 +115,10 @@ class FrontendDouble:
 
     def close(self) -> None:
         """Leave in good order: Closing, Closed, each answered; then give everything back."""
-        self._queues = None
         try:
+            if self.quirks.flushes_on_close and self._queues is not None:
+                self.flush()
+            self._queues = None
             self._frontend.switch(S.CLOSING)
             self._frontend.await_backend(S.CLOSING, S.CLOSED, S.UNKNOWN)
             self._frontend.switch(S.CLOSED)
@@ -128,7 +132,7 @@ class FrontendDouble:
         if self._frontend.backend_state() is S.CLOSED:
             self._frontend.switch(S.INITIALISING)
             self._frontend.await_backend(S.INITWAIT, S.UNKNOWN)
-            self._frontend.write(dict.fromkeys(("ring-ref", "event-channel")))
+            self._frontend.write(dict.fromkeys(self.quirks.resets_on_close))
 
     # Once connected
 
@@ -179,6 +183,8 @@ class FrontendDouble:
             return operation.fail(errno.EIO)
         if not offered and self.quirks.flush_needed:
             return operation.fail(errno.EOPNOTSUPP)
+        if self.quirks.flushes_all_ways and self.read_only:
+            return operation
         for op in offered if self.quirks.flushes_all_ways else offered[:1]:
             if op not in queues.withdrawn:
                 self._add(operation, BlkifRequest(op, self._handle, 0, 0, 0, ()))

@@ -17,6 +17,7 @@ from xenblk.harness.conform.case import Outcome, Verdict, run_cases
 from xenblk.harness.conform.emulated import EmulatedXen
 from xenblk.harness.conform.frontend import FRONTEND, FrontendKind, frontend_kind
 from xenblk.harness.conform.frontend.run import emulated_lab
+from xenblk.harness.conform.frontend.stage import PROPERTIES
 from xenblk.harness.conform.frontend.subject import BlkfrontUnderTest
 from xenblk.platform import Platform
 from xenblk.processes import HostProcess
@@ -40,6 +41,20 @@ def test_our_frontend(xen: EmulatedXen, engine: str) -> None:
     failed = {o.case.id: o.detail for o in outcomes if o.verdict is Verdict.FAIL}
     assert not failed
     assert sum(o.verdict is Verdict.PASS for o in outcomes) >= 140
+
+
+@pytest.mark.parametrize(("name", "left"), [("edk2", []), ("mini-os", ["protocol"])])
+def test_children_of_mini_os_flush_before_they_close(xen: EmulatedXen, name: str, left: list[str]) -> None:
+    features = {"feature-flush-cache": "1", "feature-barrier": "1"}
+    with emulated_lab(frontend_kind(name), xen) as lab, lab.stage(FRONTEND.select()[0]) as stage:
+        frontend = stage.connect(features)
+        stage.leave(frontend)
+        assert [request.operation for request in stage.seen] == [BlkifOp.WRITE_BARRIER, BlkifOp.FLUSH_DISKCACHE]
+        keys = stage.backend.frontend_keys()
+        assert [key for key in ("ring-ref", "event-channel", "protocol") if key in keys] == left
+        stage.begin_again()
+        stage.leave(stage.connect(features, {**PROPERTIES, "info": "4"}))
+        assert not stage.seen  # a read-only disk needs none
 
 
 def test_nothing_is_left_behind(xen: EmulatedXen) -> None:

@@ -190,6 +190,7 @@ def close_in_storm(stage: FrontendStage) -> None:
     closing = frontend.close()
     deadline_s = time.monotonic() + patience_s()
     while stage.backend.frontend_state is not S.CLOSED and time.monotonic() < deadline_s:
+        stage.serve_once()  # it may flush first
         stage.ring.channel.notify()
         if stage.backend.frontend_state is S.CLOSING:
             stage.backend.switch(S.CLOSING)

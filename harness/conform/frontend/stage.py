@@ -240,11 +240,15 @@ class FrontendStage:
     def leave(self, frontend: FrontendUnderTest) -> None:
         """The frontend closes, and an honest backend with it; one that then wants to start over is waited for."""
         closing = frontend.close()
-        self.backend.await_frontend(XenbusState.CLOSING, XenbusState.CLOSED)
+        wait_for(self._is_closing, "the frontend to be Closing")
         self.backend.switch(XenbusState.CLOSING)
         self.backend.await_frontend(XenbusState.CLOSED)
         self.backend.disconnect()
         self.let_go(closing)
+
+    def _is_closing(self) -> bool:
+        self.serve_once()  # it may flush first
+        return self.backend.frontend_state in (XenbusState.CLOSING, XenbusState.CLOSED)
 
     def let_go(self, closing: Future[None]) -> None:
         """The backend's last step when the frontend closes, and another first one if it is to start over."""
