@@ -208,9 +208,9 @@ FRONTEND_DEVIATIONS: Final[Mapping[str, Deviations]] = {
         _deaf(f"{_XENVBD}/frontend.c __CheckBackendForEject, which acts if `online` is 0"),
         rows(
             FAIL,
-            "F-STATE-030..033",
-            "a number that is missing, or is none, is 0",
-            f"{_XENVBD}/frontend.c __ReadValue64",
+            "F-STATE-030..032",
+            "a size that is missing, or is no number, is 0, and -1 is the largest",
+            f"{_XENVBD}/frontend.c FrontendReadValue64",
         ),
         rows(
             NOT_OFFERED,

@@ -76,6 +76,8 @@ class FrontendQuirks:
     one_at_a_time: bool = False
     """It has one request in flight, and waits for its answer."""
     numbers: Numbers = Numbers()
+    defaults: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Numbers that it begins with, and keeps where the node is missing."""
     reads: tuple[str, ...] = ("sectors", "sector-size", "info")
     """Numbers that it reads when the backend is Connected."""
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -200,6 +202,7 @@ QUIRKS: Final[Mapping[str, FrontendQuirks]] = {
             "feature-large-sector-size": "1",
         },
         numbers=Numbers(missing=0, garbage=0, wraps=True),
+        defaults={"sector-size": 512},
         size_in_sector_size=True,
         number_in_sector_size=True,
         flush_withdrawn_by=frozenset({BlkifStatus.EOPNOTSUPP}),

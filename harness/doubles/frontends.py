@@ -72,7 +72,10 @@ class FrontendDouble:
         self._frontend.store.watch(f"{self._frontend.backend_path}/state", "state")
 
     def _number(self, key: str) -> int:
-        return self.quirks.numbers.read(key, self._frontend.backend_node(key))
+        text = self._frontend.backend_node(key)
+        if text is None and key in self.quirks.defaults:
+            return self.quirks.defaults[key]
+        return self.quirks.numbers.read(key, text)
 
     def _make_rings(self) -> list[RawRing]:
         quirks, key = self.quirks, "multi-queue-max-queues"
