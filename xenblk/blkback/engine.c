@@ -33,6 +33,8 @@ static void respond(struct xb_back *back, struct record *record)
     xb_journal_answer(record->entry, back->ring->rsp_prod_pvt);
     put = xb_back_ring_put_head(back->ring, response, RESPONSE_BYTES);
     XB_ASSERT(put); /* each record is a request that was consumed */
+    if (back->barrier == record)
+        back->barrier = NULL;
     back->answered[back->nr_responses++] = record->entry;
     record_give(back, record);
     if (back->nr_responses == PUBLISH_EVERY)
@@ -40,11 +42,10 @@ static void respond(struct xb_back *back, struct record *record)
 }
 
 /* The barrier's turn has come. */
-static void end_drain(struct xb_back *back)
+static void begin_barrier(struct xb_back *back)
 {
-    struct record *record = back->draining;
+    struct record *record = back->barrier;
 
-    back->draining = NULL;
     if (move_drained(back, record))
         respond(back, record);
 }
@@ -62,8 +63,9 @@ static uint32_t reap(struct xb_back *back)
         if (move_continue(back, ops[i]->user))
             respond(back, ops[i]->user);
     }
-    if (back->draining && xb_file_in_flight(back->file) == 0)
-        end_drain(back);
+    /* One that had begun would be in flight itself. */
+    if (back->barrier && xb_file_in_flight(back->file) == 0)
+        begin_barrier(back);
     return count;
 }
 
@@ -72,7 +74,7 @@ static int take_request(struct xb_back *back)
 {
     struct record *record;
 
-    if (back->draining || !xb_back_ring_look(back->ring))
+    if (back->barrier || !xb_back_ring_look(back->ring))
         return 0;
     if (back->ring->broken)
         return XB_RING_BROKEN;
@@ -177,7 +179,7 @@ static int has_room(struct xb_back *back)
  * disk's event, or the caller's. That the ring is broken is to be told at once. */
 static int has_ring_work(struct xb_back *back)
 {
-    return !back->draining && xb_back_ring_look(back->ring) && (has_room(back) || back->ring->broken);
+    return !back->barrier && xb_back_ring_look(back->ring) && (has_room(back) || back->ring->broken);
 }
 
 static int has_work(struct xb_back *back)
@@ -210,7 +212,7 @@ static void sleep_for_both(struct xb_back *back)
 /* Before sleeping: 1 if the ring has something for us already. */
 static int check_ring(struct xb_back *back)
 {
-    if (back->draining)
+    if (back->barrier)
         return 0;
     if (has_room(back))
         return xb_back_final_check(back);

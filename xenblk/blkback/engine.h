@@ -6,8 +6,8 @@
  *
  * It does what engine.py does, request by request, with the same answers and the same counts; that file is the
  * specification. All memory is there after create: serving allocates nothing. A request lives in a record; a guest
- * that has used up all records has its next requests wait on the ring (oo_req). So do those behind a barrier that
- * waits for the disk to be done with all before it.
+ * that has used up all records has its next requests wait on the ring (oo_req). So do those behind a barrier, which
+ * itself waits for the disk to be done with all before it.
  *
  * Threads: serve, final_check and run belong to the ring's thread. purge belongs to one other thread, and may run at
  * any time beside it. charge, stop, resize and poke may be called from any thread.

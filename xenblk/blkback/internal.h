@@ -88,7 +88,7 @@ struct xb_back {
     uint32_t sector_at; /* in a slot */
     struct xb_blkif_disk disk;
     struct xb_file *file;
-    struct record *draining; /* a barrier that waits for the file; nothing is taken off the ring meanwhile */
+    struct record *barrier;  /* for a file, until it is answered; nothing is taken off the ring meanwhile */
     uint32_t unsupported;    /* bits of operations, to be told */
     struct xb_poller poller;
     struct xb_copier copier;

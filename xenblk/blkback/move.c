@@ -264,9 +264,10 @@ static int begin(struct xb_back *back, struct record *record, const struct loan 
     record->iov = iov;
     if (!xb_blkif_check(&record->request, loan->segments, &back->disk, &record->nr_sectors))
         return done(record, XB_BLKIF_ERROR);
-    if (record->request.operation == XB_BLKIF_WRITE_BARRIER && back->file && xb_file_in_flight(back->file) > 0) {
-        back->draining = record;
-        return 0;
+    if (record->request.operation == XB_BLKIF_WRITE_BARRIER && back->file) {
+        back->barrier = record;
+        if (xb_file_in_flight(back->file) > 0)
+            return 0;
     }
     return move_drained(back, record);
 }
