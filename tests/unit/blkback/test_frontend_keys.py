@@ -29,6 +29,10 @@ def test_an_old_frontend_without_protocol_and_persistence() -> None:
     assert native.abi is X86_64
 
 
+def test_a_frontend_on_arm_has_the_layout_of_64_bits() -> None:
+    assert read_frontend_keys({**PLAIN, "protocol": "arm-abi"}.get, BackendParameters()).abi is X86_64
+
+
 @pytest.mark.parametrize(
     "dialect",
     [{"ring-page-order": "2"}, {"num-ring-pages": "4"}, {"ring-page-order": "2", "num-ring-pages": "4"}],

@@ -44,7 +44,11 @@ BOTH = pytest.mark.parametrize("abi", [X86_64, X86_32], ids=repr)
 
 
 def test_names_and_sizes() -> None:
-    assert {name: abi.entry_size for name, abi in ABI_BY_PROTOCOL.items()} == {"x86_64-abi": 112, "x86_32-abi": 108}
+    assert {name: abi.entry_size for name, abi in ABI_BY_PROTOCOL.items()} == {
+        "x86_64-abi": 112,
+        "x86_32-abi": 108,
+        "arm-abi": 112,
+    }
     assert NATIVE is X86_64
 
 
