@@ -62,6 +62,24 @@ def test_reads_what_it_wrote(xen: EmulatedXen, name: str, tmp_path: Path) -> Non
     xen.remove(platform.domid, XVDA)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_frontend_that_nobody_names_the_layout_of_has_the_backends_default(engine: str) -> None:
+    assert not FRONTENDS["unikraft"].args[0].writes_protocol
+    with (
+        serving(engine, "--default-protocol", "x86_64-abi") as run_dir,
+        EmulatedXen(run_dir) as xen,
+        xen.guest() as platform,
+    ):
+        xen.attach(platform.domid, XVDA, {"params": "memory:1M"}, {})
+        frontend = FRONTENDS["unikraft"](platform, XVDA)
+        frontend.connect()
+        data = random.Random(engine).randbytes(100 * 512)
+        frontend.write(4096, data)
+        assert frontend.read(4096, len(data)) == data
+        assert frontend.read(0, 4096) == bytes(4096)
+        frontend.close()
+
+
 @pytest.mark.parametrize("name", FRONTENDS)
 def test_cannot_write_a_read_only_disk(xen: EmulatedXen, name: str) -> None:
     with xen.guest() as platform:
