@@ -1,7 +1,7 @@
 """The emulated Xen that a conformance run is in."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from xenblk.abi import DOM0, Domid
@@ -14,12 +14,13 @@ from xenblk.xenstore.client import Xenstore
 
 
 class EmulatedXen(Xen):
-    """The one in `run_dir`: each guest is a domain of its own."""
+    """The one in `run_dir`: each guest is a domain of its own. `nodes` are added to each backend's."""
 
     has_own_guests = True
 
-    def __init__(self, run_dir: Path, backend_id: Domid = DOM0) -> None:
+    def __init__(self, run_dir: Path, backend_id: Domid = DOM0, *, nodes: Mapping[str, str] | None = None) -> None:
         self.run_dir = run_dir
+        self._nodes = dict(nodes or {})
         directory = RunDirectory(run_dir)
         with contextlib.ExitStack() as undo:
             self._control = ControlClient(directory.control)
@@ -52,7 +53,7 @@ class EmulatedXen(Xen):
 
     def disk_nodes(self, disk: str) -> dict[str, str | None]:
         """See Xen."""
-        return {"type": "file", "params": disk}
+        return {"type": "file", "params": disk, **self._nodes}
 
     def resized(self, disk: Path) -> None:
         """Backends look for themselves."""

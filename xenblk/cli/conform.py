@@ -49,7 +49,7 @@ from xenblk.toolstack import BACKEND_TYPE
     "backend_nodes",
     metavar="KEY=VALUE",
     multiple=True,
-    help="xen: a node more that a toolstack would give that backend; repeatable.",
+    help="A node more that a toolstack would give that backend, such as sector-size=4096; repeatable.",
 )
 @click.option("--loop", is_flag=True, help="xen: disks are files, and given as loop devices, as xen-blkback has them.")
 @click.option(
@@ -86,6 +86,7 @@ def conform(
         raise UsageError("with --platform xen a backend is tested: --frontend and --run-dir are of emulated ones")
     if len(tested) != 1 and not really and not (list_only and not tested):
         raise UsageError("say who is tested: one of --backend, --frontend and --run-dir, or --platform xen")
+    nodes = _nodes(backend_nodes)
     cases = _registry(backends=frontend is None, frontends=frontend is not None or not tested).select(patterns)
     if list_only:
         print_table(cases_table(cases))
@@ -97,9 +98,10 @@ def conform(
             if really and backend is not None:
                 stack.enter_context(serving_really(backend, backend_type))
             if really:
-                xen: Xen = RealXen(backend_type, _nodes(backend_nodes), loop=loop)
+                xen: Xen = RealXen(backend_type, nodes, loop=loop)
             else:
-                xen = EmulatedXen(run_dir if run_dir is not None else stack.enter_context(serving(str(backend))))
+                where = run_dir if run_dir is not None else stack.enter_context(serving(str(backend)))
+                xen = EmulatedXen(where, nodes=nodes)
             stack.enter_context(patience(timeout_s))
             running = run_backend_cases(xen, cases, disk)
         outcomes = list(_shown(running, cases, quiet=as_json))

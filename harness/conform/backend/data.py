@@ -74,7 +74,7 @@ def _into_readonly(lab: Lab) -> None:
 def _full_ring(lab: Lab) -> None:
     guest = lab.connected()
     pages = [guest.frontend.page() for _ in range(guest.ring.nr_ents)]
-    requests = [guest.request(READ, page.segment(), sector=at) for at, page in enumerate(pages)]
+    requests = [guest.request(READ, page.segment(), sector=at * PAGE_SECTORS) for at, page in enumerate(pages)]
     answers = guest.ask(*requests)
     expect(sorted(a.id for a in answers) == [r.id for r in requests], "each id must be answered once")
     expect(not any(a.status for a in answers), "a read of a full ring failed")

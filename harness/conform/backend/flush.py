@@ -74,6 +74,7 @@ def _register(name: str, operation: BlkifOp, key: str, source: str) -> None:
 
 
 def _flush_among_writes(guest: Guest) -> None:
+    guest.need_small_sectors()
     data = [os.urandom(SECTOR_SIZE) for _ in range(20)]
     writes = [
         guest.request(BlkifOp.WRITE, guest.frontend.page(d).segment(0, 0), sector=at) for at, d in enumerate(data)

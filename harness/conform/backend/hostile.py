@@ -152,6 +152,7 @@ def _policy(lab: Lab) -> None:
 @BACKEND.case("B-XSA229-001", "adjacent sectors from pages that lie apart are not merged wrongly", "XSA-229")
 def _adjacent(lab: Lab) -> None:
     guest = lab.connected()
+    guest.need_small_sectors()
     data = os.urandom(22 * PAGE_SIZE)
     pages = guest.frontend.pages_of(data)[::-1]
     requests = [guest.request(WRITE, page.segment(), sector=(21 - at) * 8) for at, page in enumerate(pages)]

@@ -68,6 +68,7 @@ for _number, (_pages, _abi) in enumerate([(1, X86_64), (12, X86_64), (32, X86_64
 @BACKEND.case("B-INDIRECT-005", "as many segments as are offered", "io/blkif.h feature-max-indirect-segments")
 def _most(lab: Lab) -> None:
     guest = _guest(lab)
+    guest.need_small_sectors()
     count = min(guest.number(_KEY), 8 * _PER_PAGE)
     # Of several pages: one reference can be mapped 255 times at once, and no more.
     pages = [guest.frontend.page() for _ in range(32)]
@@ -179,6 +180,7 @@ def _as_data(lab: Lab) -> None:
 @BACKEND.case("B-INDIRECT-020", "one page given for two indirect pages does no harm", "blkif, indirect gref repeated")
 def _repeated(lab: Lab) -> None:
     guest = _guest(lab, at_least=_PER_PAGE + 1)
+    guest.need_small_sectors()
     pages = [guest.frontend.page() for _ in range(_PER_PAGE // 8)]
     table = guest.frontend.page(b"".join(_SEGMENT.pack(page.ref, 0, 0) for page in pages) * 8)
     segments = [page.segment(0, 0) for page in pages] * 8 + [pages[0].segment(0, 0)]

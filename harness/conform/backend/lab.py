@@ -175,6 +175,8 @@ class Guest:
 
     def answered(self, request: Request, status: int = BlkifStatus.OKAY, operation: int | None = None) -> None:
         """The request must be answered with its id, this status, and its operation unless another is said."""
+        if status == BlkifStatus.OKAY and isinstance(request, BlkifRequest):
+            self._need_sectors_of(request)
         (answer,) = self.ask(request)
         expected = request.operation if operation is None else operation
         expect(answer.id == request.id, f"request {request.id:#x} was answered with id {answer.id:#x}")
@@ -183,6 +185,16 @@ class Guest:
             answer.status == status,
             f"the status of operation {request.operation} must be {_status(status)}, not {_status(answer.status)}",
         )
+
+    def need_small_sectors(self) -> None:
+        """The case is to have sectors of 512 bytes moved: on a disk of larger ones that has to fail."""
+        size = self.number("sector-size", SECTOR_SIZE)
+        require(size == SECTOR_SIZE, f"sector-size is {size}, and sectors of {SECTOR_SIZE} bytes are moved")
+
+    def _need_sectors_of(self, request: BlkifRequest) -> None:
+        bounds = [bound for s in request.segments for bound in (s.first_sect, s.last_sect + 1)]
+        if any(at % PAGE_SECTORS for at in (request.sector_number, *bounds)):
+            self.need_small_sectors()
 
     # Data
 
@@ -203,7 +215,7 @@ class Guest:
 
     def works(self) -> None:
         """A write and a read must work."""
-        data = os.urandom(SECTOR_SIZE)
+        data = os.urandom(PAGE_SIZE)
         self.write(0, data)
         self.holds(0, data)
 

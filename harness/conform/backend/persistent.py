@@ -103,7 +103,7 @@ def _beyond_the_limit(lab: Lab) -> str:
     guest = _persistent(lab)
     pages = [guest.frontend.page() for _ in range(1200)]
     for at in range(0, len(pages), 10):
-        guest.answered(guest.request(READ, *(page.segment(0, 0) for page in pages[at : at + 10])))
+        guest.answered(guest.request(READ, *(page.segment() for page in pages[at : at + 10])))
     kept = sum(guest.maps(page) for page in pages)
     expect(kept or not guest.sees_mappings, "nothing was kept")
     return f"{kept if guest.sees_mappings else 'nobody sees how many'} of {len(pages)} pages are kept"
@@ -140,7 +140,7 @@ def _released(lab: Lab) -> None:
     guest = _persistent(lab)
     pages = [guest.frontend.page() for _ in range(110)]
     for at in range(0, len(pages), 11):
-        guest.answered(guest.request(READ, *(page.segment(0, 0) for page in pages[at : at + 11])))
+        guest.answered(guest.request(READ, *(page.segment() for page in pages[at : at + 11])))
     guest.disconnect()
 
 
@@ -151,10 +151,10 @@ def _failed(lab: Lab) -> None:
     guest = _persistent(lab)
     pages = [guest.frontend.page() for _ in range(11)]
     for bad in range(11):
-        segments = [page.segment(0, 0) for page in pages]
+        segments = [page.segment() for page in pages]
         segments[bad] = BlkifSegment(guest.frontend.ungranted_ref(), 0, 0)
         guest.answered(guest.request(WRITE, *segments), BlkifStatus.ERROR)
-        guest.answered(guest.request(WRITE, *(page.segment(0, 0) for page in pages)))
+        guest.answered(guest.request(WRITE, *(page.segment() for page in pages)))
     guest.disconnect()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from xenblk.abi import PAGE_SIZE
 from xenblk.blkif import X86_32, X86_64, Abi, BlkifOp
-from xenblk.harness.conform.backend.lab import BACKEND, Guest, Lab
+from xenblk.harness.conform.backend.lab import BACKEND, PAGE_SECTORS, Guest, Lab
 from xenblk.harness.conform.case import expect
 from xenblk.harness.wire.ring import RawRing
 from xenblk.xenbus import XenbusState as S
@@ -95,7 +95,9 @@ def _at_once(lab: Lab) -> None:
     page = guest.frontend.page()
     for ring in rings:
         guest.ring = ring
-        guest.put(*(guest.request(BlkifOp.READ, page.segment(), sector=at) for at in range(ring.nr_ents)))
+        guest.put(
+            *(guest.request(BlkifOp.READ, page.segment(), sector=at * PAGE_SECTORS) for at in range(ring.nr_ents))
+        )
         ring.publish()
     for ring in rings:
         expect(not any(a.status for a in ring.take(ring.nr_ents)), "a request of one of two full rings failed")

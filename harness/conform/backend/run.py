@@ -23,16 +23,16 @@ def backend_names() -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(name: str) -> Iterator[Path]:
+def serving(name: str, *options: str) -> Iterator[Path]:
     """The run directory of a Xen of its own that our backend with engine `name`, or the double `name`, serves.
 
-    UsageError for a name that is neither.
+    `options` are those of `xenblk backend`, for ours. UsageError for a name that is neither.
     """
     if name not in backend_names():
         raise UsageError(f"a backend is one of {', '.join(backend_names())}, not {name!r}")
     with HostProcess() as host:
         if name in ENGINES:
-            with Command(["backend", "--run-dir", str(host.run_dir), "--engine", name]) as backend:
+            with Command(["backend", "--run-dir", str(host.run_dir), "--engine", name, *options]) as backend:
                 backend.readline()
                 yield host.run_dir
         else:
