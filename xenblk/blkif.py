@@ -221,5 +221,7 @@ X86_32: Final = Abi("x86_32-abi", pad_bytes=0, entry_size=108)
 NATIVE: Final = X86_64
 """What a frontend of ours speaks, unless it is told otherwise."""
 
-ABI_BY_PROTOCOL: Final = {**{abi.protocol: abi for abi in (X86_64, X86_32)}, "arm-abi": X86_64}
+ABIS: Final = {abi.protocol: abi for abi in (X86_64, X86_32)}
+"""The layouts, by the names that they have on x86."""
+ABI_BY_PROTOCOL: Final = {**ABIS, "arm-abi": X86_64}
 """The layout that a frontend's node `protocol` names. Linux on ARM, of 32 bits too, aligns u64 to 8 bytes."""

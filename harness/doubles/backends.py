@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from xenblk.abi import DOM0, SECTOR_SIZE, Domid, EvtchnPort, GrantRef
-from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE, VDISK_READONLY
+from xenblk.blkif import ABIS, NATIVE, VDISK_READONLY
 from xenblk.disk import Disk, open_disk
 from xenblk.emulated.platform import EmulatedPlatform
 from xenblk.errors import BlkifPeerError, PeerGoneError, XenblkError, XenstoreError
@@ -119,9 +119,9 @@ class DeviceDouble:
         quirks = self._quirks
         abi = quirks.default_abi
         if "protocol" in keys:
-            if keys["protocol"] not in ABI_BY_PROTOCOL and quirks.refuses_unknown_protocol:
+            if keys["protocol"] not in ABIS and quirks.refuses_unknown_protocol:
                 raise BlkifPeerError(f"unknown fe protocol {keys['protocol']}")
-            abi = ABI_BY_PROTOCOL.get(keys["protocol"], NATIVE)
+            abi = ABIS.get(keys["protocol"], NATIVE)
         persistent = keys.get("feature-persistent", "0")
         if quirks.strict_persistent_key and persistent not in ("0", "1"):
             raise BlkifPeerError(f"invalid feature-persistent {persistent!r}")

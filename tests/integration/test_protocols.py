@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from xenblk.abi import PAGE_SIZE
-from xenblk.blkif import ABI_BY_PROTOCOL
+from xenblk.blkif import ABIS
 from xenblk.engines import ENGINES
 
 SEGMENTS = 20
 INDIRECT_BYTES = SEGMENTS * PAGE_SIZE
 
 
-@pytest.mark.parametrize("protocol", ABI_BY_PROTOCOL)
+@pytest.mark.parametrize("protocol", ABIS)
 @pytest.mark.parametrize("back", ENGINES)
 @pytest.mark.parametrize("front", ENGINES)
 def test_every_operation(world: Any, image: Path, front: str, back: str, protocol: str) -> None:

@@ -20,7 +20,7 @@ from xenblk.blkfront.frontend_nodes import BackendProperties, FrontendNodes
 from xenblk.blkfront.options import FrontendOptions
 from xenblk.blkfront.queues import Queues
 from xenblk.blkfront.waiting import Waiter
-from xenblk.blkif import ABI_BY_PROTOCOL
+from xenblk.blkif import ABIS
 from xenblk.errors import PeerGoneError, XenblkError
 from xenblk.platform import Platform
 from xenblk.vdev import vdev_name
@@ -220,7 +220,7 @@ class Handshake:
         self._drop_queues()
         order = min(options.ring_page_order, nodes.max_ring_page_order)
         number = min(options.nr_queues, max(1, nodes.read_uint("multi-queue-max-queues", 1)))
-        abi = ABI_BY_PROTOCOL[options.protocol]
+        abi = ABIS[options.protocol]
         queues = self.queues = Queues(lambda: Ring(self._platform, nodes.backend_id, abi, order), number)
         if self.waiter is not None:
             self.waiter.add([ring.channel for ring in queues.rings])

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final, TypedDict
 
-from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE
+from xenblk.blkif import ABIS, NATIVE
 from xenblk.engines import ENGINES, POLL_US, check_engine
 from xenblk.errors import UsageError
 
@@ -49,8 +49,8 @@ class FrontendOptions:
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.poll_us)
-        if self.protocol not in ABI_BY_PROTOCOL:
-            raise UsageError(f"protocol is one of {', '.join(ABI_BY_PROTOCOL)}, not {self.protocol!r}")
+        if self.protocol not in ABIS:
+            raise UsageError(f"protocol is one of {', '.join(ABIS)}, not {self.protocol!r}")
         if not 0 <= self.ring_page_order <= RING_PAGE_ORDER_MAX:
             raise UsageError(f"ring_page_order is 0 to {RING_PAGE_ORDER_MAX}, not {self.ring_page_order}")
         if not 1 <= self.nr_queues <= QUEUES_MAX:

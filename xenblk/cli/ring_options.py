@@ -3,7 +3,7 @@
 import click
 
 from xenblk.blkfront.options import INDIRECT_SEGMENTS_MAX, RING_PAGE_ORDER_MAX
-from xenblk.blkif import ABI_BY_PROTOCOL, NATIVE
+from xenblk.blkif import ABIS, NATIVE
 from xenblk.cli.options import F
 
 
@@ -26,7 +26,7 @@ def ring_options(command: F) -> F:
         ),
         click.option(
             "--protocol",
-            type=click.Choice(list(ABI_BY_PROTOCOL)),
+            type=click.Choice(list(ABIS)),
             default=NATIVE.protocol,
             show_default=True,
             help="Layout of requests and responses: a 64-bit or a 32-bit guest's.",
