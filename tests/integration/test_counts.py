@@ -8,13 +8,14 @@ import pytest
 
 from xenblk.abi import PAGE_SIZE, Domid
 from xenblk.blkfront import Blkfront, VirtualDisk
-from xenblk.blkif import BlkifOp
+from xenblk.blkif import SEGMENTS_PER_INDIRECT_PAGE, BlkifOp
+from xenblk.engines import ENGINES
 
 SEGMENTS_MAX = 11
 MAPPING = ("map_ops", "map_pages", "unmap_ops", "unmap_pages")
 
 
-@pytest.fixture(autouse=True, params=["native", "python"])
+@pytest.fixture(autouse=True, params=ENGINES)
 def frontend_engine(world: Any, request: pytest.FixtureRequest) -> None:
     """Every count is the same with either engine."""
     world.frontend_engine = request.param
@@ -93,84 +94,107 @@ def test_persistent_maps_the_working_set_once_and_then_nothing(world: Any) -> No
     close_and_check(world, frontend, domid)
 
 
-@pytest.mark.parametrize("limit", [0, 1, 16, 50])
-def test_bounded_never_keeps_more_and_pays_for_every_miss(world: Any, limit: int) -> None:
-    world.backend("--max-persistent-grants", str(limit))
+def indirect_pages(nr_pages: int) -> int:
+    """Pages for the segments of a request."""
+    return 0 if nr_pages <= SEGMENTS_MAX else -(-nr_pages // SEGMENTS_PER_INDIRECT_PAGE)
+
+
+def mapped_pages(sizes: list[int]) -> int:
+    """What requests of these sizes map, when nothing is kept."""
+    return sum(size + indirect_pages(size) for size in sizes)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("nr_queues", "limit"), [(1, 0), (1, 1), (1, 16), (1, 300), (4, 50)])
+def test_bounded_never_keeps_more_and_pays_for_every_miss(world: Any, engine: str, nr_queues: int, limit: int) -> None:
+    """Each ring has the limit for itself, for pages of data and of segments alike."""
+    world.backend("--engine", engine, "--max-queues", "4", "--max-persistent-grants", str(limit))
     domid = world.attach()
-    frontend = world.frontend(domid)
-    rng, segments = random.Random(limit), 0
-    counts = {}
-    for _ in range(60):
-        sizes = [rng.randint(1, SEGMENTS_MAX) for _ in range(rng.randint(8, 32))]
+    frontend = world.frontend(domid, nr_queues=nr_queues)
+    rng = random.Random(limit)
+    segments, hits = [0] * nr_queues, [0] * nr_queues
+    for _ in range(20):
+        # Bios go to the queues in turn, and the pages of all that are in flight at once are different ones.
+        sizes = [rng.randint(1, 32) for _ in range(nr_queues * rng.randint(8, 32))]
         burst(frontend, rng, sizes)
-        segments += sum(sizes)
-        counts = world.counts(domid)
-        assert counts["persistent_current"] <= limit
-        check_books(counts)
-    assert counts["persistent_peak"] == limit
-    assert counts["persistent_hits"] + counts["persistent_misses"] == segments
-    assert counts["map_pages"] == counts["persistent_misses"]
-    assert counts["unmap_pages"] == counts["persistent_misses"] - limit
-    assert counts["persistent_overflow"] == counts["persistent_misses"] - limit
-    assert counts["persistent_purged"] == 0, "5 % of a limit below 100 is nothing"
+        for queue in range(nr_queues):
+            segments[queue] += mapped_pages(sizes[queue::nr_queues])
+            counts = world.counts(domid, queue=queue)
+            check_bounded(counts, limit, segments[queue])
+            assert counts["persistent_hits"] - hits[queue] <= limit
+            hits[queue] = counts["persistent_hits"]
+    for queue in range(nr_queues):
+        counts = world.counts(domid, queue=queue)
+        assert counts["persistent_peak"] == limit
+        assert counts["persistent_overflow"] > 0, "the working set is above the limit"
+        assert limit >= 100 or counts["persistent_purged"] == 0, "5 % of a limit below 100 is nothing"
     close_and_check(world, frontend, domid)
 
 
-SIZES = [1, 11, 12, 16]
-"""Pages of a request: of both kinds, the smallest and the largest that there is."""
+def check_bounded(counts: dict[str, int], limit: int, segments: int) -> None:
+    """After so many segments in all: each was a hit or mapped, and what was mapped is unmapped unless it is kept."""
+    assert counts["persistent_current"] <= limit
+    assert counts["persistent_hits"] + counts["persistent_misses"] == segments
+    assert counts["map_pages"] == counts["persistent_misses"]
+    assert counts["unmap_pages"] == counts["persistent_overflow"] + counts["persistent_purged"]
+    check_books(counts)
 
 
-def indirect_pages(nr_pages: int) -> int:
-    return 0 if nr_pages <= SEGMENTS_MAX else -(-nr_pages // 512)
+SMALL, LARGE = [1, 11, 12, 16], [256, 512, 600]
+"""Pages of a request: of both kinds, the smallest and the largest, and with one and two pages of segments."""
+
+RINGS = [(order, nr_queues, SMALL) for order in range(5) for nr_queues in range(1, 5)] + [
+    (0, 1, LARGE),
+    (1, 1, LARGE),
+    (0, 3, LARGE),
+]
+"""Orders of ring pages, numbers of queues, and sizes: for large requests on more slots no domain has the memory."""
 
 
-def rings_of_all_sizes(world: Any, *options: str) -> Iterator[tuple[Domid, Blkfront]]:
-    """Disks with each order of ring pages and each number of queues, served by one backend."""
-    world.backend("--max-queues", "4", *options)
-    for order, nr_queues in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 1), (0, 4), (4, 4)):
+def rings_of_all_sizes(world: Any, *options: str) -> Iterator[tuple[Domid, Blkfront, list[int]]]:
+    """Disks with each order of ring pages and each number of queues, one engine at both ends; the sizes of a burst.
+
+    Each queue gets each of RINGS' sizes once, as bios go to the queues in turn.
+    """
+    engine = world.frontend_engine
+    world.backend("--engine", engine, "--max-queues", "4", "--max-indirect-segments", str(max(LARGE)), *options)
+    for order, nr_queues, sizes in RINGS:
         domid = world.attach()
-        frontend = world.frontend(domid, ring_page_order=order, nr_queues=nr_queues, max_indirect_segments=max(SIZES))
+        frontend = world.frontend(domid, ring_page_order=order, nr_queues=nr_queues, max_indirect_segments=max(sizes))
         assert frontend.nr_queues == nr_queues
-        yield domid, frontend
+        yield domid, frontend, [size for size in sizes for _ in range(nr_queues)]
         close_and_check(world, frontend, domid)
 
 
-def sizes_for(nr_queues: int) -> list[int]:
-    """A burst of which each queue gets each size twice, as bios go to the queues in turn."""
-    return [size for size in SIZES for _ in range(2 * nr_queues)]
-
-
-@pytest.mark.parametrize("engine", ["native", "python"])
-def test_counts_without_persistence_for_rings_of_all_sizes(world: Any, engine: str) -> None:
-    """A request of D pages, its segments in I more, maps D + I by ceil(D / 11) + I calls and unmaps them by 1 + I."""
+def test_counts_without_persistence_for_rings_of_all_sizes(world: Any) -> None:
+    """A request of D pages, its segments in I more, maps D + I in ceil(D / 11) calls, one more for all I if there are
+    any, and unmaps them in one call for D and one for I."""
     rng = random.Random(36)
-    for domid, frontend in rings_of_all_sizes(world, "--engine", engine, "--no-feature-persistent"):
-        sizes = sizes_for(frontend.nr_queues)
+    for domid, frontend, sizes in rings_of_all_sizes(world, "--no-feature-persistent"):
         for in_place in (False, True):
             burst(frontend, rng, sizes, in_place)
         counts = world.vbd(domid).counters("back")
-        pages = sum(sizes) + sum(map(indirect_pages, sizes))
         nr_indirect = sum(indirect_pages(size) > 0 for size in sizes)
-        assert (counts["map_pages"], counts["unmap_pages"]) == (2 * pages, 2 * pages)
+        assert counts["map_pages"] == counts["unmap_pages"] == 2 * mapped_pages(sizes)
         assert counts["map_ops"] == 2 * (sum(-(-size // SEGMENTS_MAX) for size in sizes) + nr_indirect)
         assert counts["unmap_ops"] == 2 * (len(sizes) + nr_indirect)
         assert counts["rd_req"] + counts["wr_req"] == 2 * len(sizes)
+        assert counts["rd_sect"] + counts["wr_sect"] == 2 * sum(sizes) * 8
 
 
-@pytest.mark.parametrize("engine", ["native", "python"])
-def test_counts_with_persistence_for_rings_of_all_sizes(world: Any, engine: str) -> None:
+def test_counts_with_persistence_for_rings_of_all_sizes(world: Any) -> None:
     """Each ring keeps pages of its own: all that its requests have at once is mapped once, then nothing."""
     rng = random.Random(63)
-    for domid, frontend in rings_of_all_sizes(world, "--engine", engine):
-        sizes = sizes_for(frontend.nr_queues)
+    for domid, frontend, sizes in rings_of_all_sizes(world, "--max-persistent-grants", "2000"):
+        working_set = mapped_pages(sizes) // frontend.nr_queues
         for _ in range(3):
             burst(frontend, rng, sizes)
-            working_set = (sum(sizes) + sum(map(indirect_pages, sizes))) // frontend.nr_queues
             for queue in range(frontend.nr_queues):
                 counts = world.counts(domid, queue=queue)
                 assert (counts["map_pages"], counts["unmap_pages"]) == (working_set, 0)
                 check_books(counts)
                 assert counts["persistent_misses"] == counts["persistent_current"] == working_set
+        assert counts["persistent_hits"] == 2 * working_set
 
 
 def test_copy_maps_nothing(world: Any) -> None:
