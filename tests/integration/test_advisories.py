@@ -1,7 +1,8 @@
 """Xen's security advisories on block drivers, as tests of ours. Where the others are:
 
     CVE-2010-3699         B-CVE-2010-3699, B-LIFE-004; test_backend_life.py, a hundred connections
-    CVE-2010-4247         B-CVE-2010-4247, B-RING-013 to 018, B-QUEUE-007; here, what a stopped ring costs
+    CVE-2010-4247         B-CVE-2010-4247, B-RING-013 to 018, B-QUEUE-007; here, what a stopped ring costs, and an index
+                          that changes all the time
     CVE-2013-2140         B-CVE-2013-2140; unit/blkback/test_operations.py
     CVE-2026-100082       test_statistics.py
     XSA-142, 266          B-XSA142-*; test_backend_life.py, modes and a missing one
@@ -29,6 +30,7 @@ import dataclasses
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,13 +96,61 @@ def test_cve_2010_4247_a_stopped_ring_costs_nothing(world: Any, raw_frontend: An
     stopped.ring._view.cast("I")[0] = 33
     stopped.ring.channel.notify()
     world.eventually(lambda: threads(backend.pid) < before, "the ring's thread has ended")
-    costs = cost_of_events(backend.pid, healthy), cost_of_events(backend.pid, stopped)
-    assert costs[0].wakeups > NR_EVENTS / 20, "the measurement sees wake-ups, be the machine as slow as it may"
-    assert costs[1].wakeups < costs[0].wakeups / 4, costs
-    assert costs[1].cpu_ns < costs[0].cpu_ns / 2, costs
+    costs_nothing(backend.pid, healthy, stopped)
     assert stopped.ring._view.cast("I")[2] == 0, "nothing is answered"
     ref, _page = healthy.page()
     assert healthy.ask(read_request(ref, 1))[0].status == BlkifStatus.OKAY
+
+
+def costs_nothing(pid: int, healthy: Any, stopped: Any) -> None:
+    """The events of a guest whose ring is stopped, beside those of another."""
+    costs = cost_of_events(pid, healthy), cost_of_events(pid, stopped)
+    assert costs[0].wakeups > NR_EVENTS / 20, "the measurement sees wake-ups, be the machine as slow as it may"
+    assert costs[1].wakeups < costs[0].wakeups / 4, costs
+    assert costs[1].cpu_ns < costs[0].cpu_ns / 2, costs
+
+
+@ENGINES
+@pytest.mark.parametrize("indexes", [(0, 1, 32), (0, 1, 32, 65, 1 << 31, (1 << 32) - 1)], ids=["back", "anywhere"])
+def test_cve_2010_4247_an_index_that_changes_all_the_time(
+    world: Any, raw_frontend: Any, engine: str, indexes: tuple[int, ...]
+) -> None:
+    """What it once said is there is answered, each once, until it says what cannot be; going back is that, too."""
+    backend = world.backend("--engine", engine, "--poll-us", "0")
+    healthy, liar = (raw_frontend(world.attach()) for _ in range(2))
+    for frontend in (healthy, liar):
+        frontend.connect()
+        frontend.await_backend(S.CONNECTED)
+    refs = {frontend: frontend.page()[0] for frontend in (healthy, liar)}
+    for number in range(32):
+        liar.ring.sring.put(liar.abi.pack_request(read_request(refs[liar], number)))
+    header, before, stop = liar.ring._view.cast("I"), threads(backend.pid), threading.Event()
+
+    def flip() -> None:
+        dice = random.Random(4247)
+        while not stop.is_set():
+            header[0] = dice.choice(indexes)
+
+    def has_stopped() -> bool:
+        liar.ring.channel.notify()
+        assert healthy.ask(read_request(refs[healthy], 1))[0].status == BlkifStatus.OKAY
+        return threads(backend.pid) < before
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        world.eventually(has_stopped, "the ring's thread has ended")
+    finally:
+        stop.set()
+        thread.join()
+    costs_nothing(backend.pid, healthy, liar)
+    liar.ring.sring.push()
+    answers = [liar.abi.parse_response(slot) for slot in iter(liar.ring.sring.consume, None)]
+    assert len(answers) == header[2] <= 32
+    assert [answer.id for answer in answers] == list(range(len(answers)))
+    liar.switch(S.CLOSED)
+    liar.await_backend(S.CLOSED)
+    assert world.pins(liar.domid) == 0
 
 
 @ENGINES

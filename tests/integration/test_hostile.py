@@ -229,19 +229,26 @@ def test_slots_and_pages_that_change_all_the_time(world: Any, raw_frontend: Raw)
         while not stop.is_set():
             slot = 64 + noise.randrange(32) * 112
             # Byte 25, not 24: no reference may come to name the ring's own page, which a read would then overwrite.
-            view[slot + noise.choice([0, 1, 16, 25, 28, 29])] = noise.randrange(256)
+            # Byte 13 is of the request's id; where the response is, it is padding, and 0 and 1 are of its id.
+            view[slot + noise.choice([0, 1, 13, 16, 25, 28, 29])] = noise.randrange(256)
 
     thread = threading.Thread(target=scribble)
     thread.start()
     try:
-        for _ in range(200):
+        for burst in range(200):
             asked = [
                 BlkifRequest(
-                    READ, 0, n, rng.randrange(200), 2, tuple(BlkifSegment(rng.choice(refs), 0, 7) for _ in "ab")
+                    READ,
+                    0,
+                    (burst << 5 | n) << 16,
+                    rng.randrange(200),
+                    2,
+                    tuple(BlkifSegment(rng.choice(refs), 0, 7) for _ in "ab"),
                 )
                 for n in range(32)
             ]
             answers = frontend.ask(*asked)
+            assert sorted(a.id & 0xFFFF_00FF_FFFF_0000 for a in answers) == [r.id for r in asked]
             assert {a.status for a in answers} <= {OKAY, ERROR, EOPNOTSUPP}
     finally:
         stop.set()

@@ -1,5 +1,6 @@
 """Cases: guests that mean harm, named after the advisories that such guests led to."""
 
+import dataclasses
 import os
 import random
 import struct
@@ -17,28 +18,41 @@ from xenblk.xenbus import XenbusState as S
 READ, WRITE = BlkifOp.READ, BlkifOp.WRITE
 _LEGAL = {int(status) for status in BlkifStatus}
 
+_UNCHANGED = 0xFFFF_00FF_FFFF_0000
+"""What is left of an id in a slot that `_mutate` writes to.
+
+It changes byte 5 of a request's id, which the backend may read before or after. Bytes 0 and 1 of a slot, a request's
+operation and count, are the lowest of the id once the response stands there.
+"""
+
+
+def _mutate(guest: Guest, stop: threading.Event) -> None:
+    """Change slots until `stop`, but nothing that would be a response's operation or status."""
+    ring, abi, dice = guest.ring, guest.ring.abi, random.Random(155)
+    byte_of_id = (8 if abi is X86_64 else 4) + 5
+    while not stop.is_set():
+        slot = ring.slot_offset(dice.randrange(ring.nr_ents))
+        at = dice.choice((0, 1, byte_of_id, abi.entry_size - 80 + dice.randrange(64)))
+        ring.write(slot + at, dice.randbytes(1))
+
 
 def _mutated(abi: Abi) -> Callable[[Lab], None]:
     """Slots change under the backend's eyes: whatever it read, it answers each request once."""
 
     def body(lab: Lab) -> None:
         guest = lab.connected(abi)
-        dice = random.Random(155)
         pages = [guest.frontend.page() for _ in range(8)]
         stop = threading.Event()
-
-        def mutate() -> None:
-            ring = guest.ring
-            while not stop.is_set():
-                slot = ring.slot_offset(dice.randrange(ring.nr_ents))
-                ring.write(slot + dice.choice((0, 1, abi.entry_size - 80 + dice.randrange(64))), dice.randbytes(1))
-
-        thread = threading.Thread(target=mutate)
+        thread = threading.Thread(target=_mutate, args=(guest, stop))
         thread.start()
         try:
             for _ in range(30):
-                answers = guest.ask(*(guest.request(READ, page.segment(0, 0), sector=1) for page in pages))
-                expect(len(answers) == len(pages), "a request was not answered")
+                requests = [guest.request(READ, page.segment(0, 0), sector=1) for page in pages]
+                asked = [dataclasses.replace(request, id=request.id << 16) for request in requests]
+                answers = guest.ask(*asked)
+                ids = sorted(answer.id & _UNCHANGED for answer in answers)
+                expect(ids == [request.id for request in asked], "each id must be answered once")
+                expect({answer.status for answer in answers} <= _LEGAL, "a status is none of blkif's")
         finally:
             stop.set()
             thread.join()
@@ -72,7 +86,9 @@ def _mutated_indirect(lab: Lab) -> None:
     try:
         for _ in range(100):
             refs = (table.ref, *[GrantRef(0)] * 7)
-            (answer,) = guest.ask(IndirectRequest(READ, guest.handle, guest.new_id(), 0, 32, refs))
+            request = IndirectRequest(READ, guest.handle, guest.new_id(), 0, 32, refs)
+            (answer,) = guest.ask(request)
+            expect(answer.id == request.id, f"request {request.id:#x} was answered with id {answer.id:#x}")
             expect(answer.status in _LEGAL, f"the status is {answer.status}")
     finally:
         stop.set()
