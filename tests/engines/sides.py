@@ -41,6 +41,7 @@ class Setup:
     grant_copy: bool = False
     read_only: bool = False
     disk: str = "memory"
+    disk_sectors: int = DISK_SECTORS
     charged: bool = False
     records_per_page: int = 32
     maptrack_entries: int = 512
@@ -94,7 +95,7 @@ class Twin:
         self._grant_all()
 
     def _open_disk(self, direct: bool) -> MemoryDisk | FileDisk:
-        content = random.Random("disk").randbytes(DISK_SECTORS * SECTOR_SIZE)
+        content = random.Random("disk").randbytes(self.setup.disk_sectors * SECTOR_SIZE)
         if self.setup.disk == "memory":
             disk = MemoryDisk(len(content), read_only=self.setup.read_only, sector_size=self.setup.sector_size)
             disk.memory[:] = content
