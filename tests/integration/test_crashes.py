@@ -1,10 +1,12 @@
 """Processes that die: what they held is released, whoever is left notices and goes on."""
 
 import errno
+import os
 import random
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +42,53 @@ while True:
         if not done:
             sys.exit("the disk is lost")
         left -= len(done)
+"""
+
+DYING_FRONTENDS = """
+import itertools, os, signal, sys
+from pathlib import Path
+from xenblk.abi import DOM0
+from xenblk.blkfront import Blkfront, VirtualDisk
+from xenblk.emulated.control import ControlClient
+from xenblk.emulated.platform import EmulatedPlatform
+from xenblk.emulated.rundir import RunDirectory
+from xenblk.toolstack import attach
+from xenblk.xenstore.client import Xenstore, XenstoreTransaction
+
+run_dir, image = Path(sys.argv[1]), sys.argv[2]
+call = XenstoreTransaction._call
+
+# A guest of its own, from its first node to its last; whatever it writes or watches is a step, and it may die at one.
+def live(steps):
+    control = ControlClient(RunDirectory(run_dir).control)
+    domid = control.call("create", domid=None)[0]["domid"]
+    with Xenstore(str(RunDirectory(run_dir).xenstore(DOM0))) as store:
+        attach(store, domid, 51712, image)
+
+    def counted(self, what, function, *args):
+        nonlocal steps
+        result = call(self, what, function, *args)
+        steps -= not what.startswith(("read", "directory"))
+        if steps == 0:
+            os.write(1, f"{domid} {what}\\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    platform = EmulatedPlatform(run_dir, domid)
+    XenstoreTransaction._call = counted
+    frontend = Blkfront(platform, 51712)
+    frontend.connect()
+    with VirtualDisk(frontend) as disk:
+        disk.pwrite(bytes(512), 0)
+    os.write(1, f"{domid} closed\\n".encode())
+
+for steps in itertools.count(1):
+    child = os.fork()  # before there is any thread
+    if not child:
+        live(steps)
+        os._exit(0)
+    if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+        break
 """
 
 
@@ -95,6 +144,41 @@ def test_a_frontend_killed_between_requests(world: Any, script: Callable[..., An
     frontend.close()
     world.eventually(lambda: not world.store.exists(f"/local/domain/0/backend/vbd/{domid}"), "the device is removed")
     assert world.pins(domid) == 0
+
+
+def held(world: Any, pid: int) -> list[Any]:
+    """What a backend has of its frontends: threads, descriptors, mapped files, journals, nodes."""
+    mappings = Path(f"/proc/{pid}/maps").read_text().count("memfd:xenblk")
+    journals = sorted(world.directory.journals.iterdir())
+    nodes = world.store.directory("/local/domain/0/backend/vbd")
+    return [*(len(os.listdir(f"/proc/{pid}/{what}")) for what in ("task", "fd")), mappings, journals, nodes]
+
+
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_a_frontend_killed_at_each_step_of_its_handshake(
+    world: Any, script: Callable[..., Any], image: Path, engine: str
+) -> None:
+    """Each is the next one's predecessor on the same image, and the last one is not killed."""
+    backend = world.backend("--engine", engine)
+    neighbour = world.disk(world.attach())
+    assert neighbour.pread(512, 0) == bytes(512)
+    before = held(world, backend.pid)
+    frontends, steps = script(DYING_FRONTENDS, str(world.run_dir), str(image)), []
+    while not steps or steps[-1] != "closed":
+        domid, what = frontends.readline().split(" ", 1)
+        steps.append(what.removeprefix(f"write /local/domain/{domid}/device/vbd/51712/"))
+        path = f"/local/domain/0/backend/vbd/{domid}"
+        world.eventually(lambda path=path: not world.store.exists(path), f"the device is removed: {what}")
+        domains = world.control.call("status")[0]["domains"]
+        assert int(domid) not in [domain["domid"] for domain in domains], f"{what}: the domain is dead and gone"
+        counts = world.counts(int(domid))
+        assert counts["map_pages"] == counts["unmap_pages"], what
+        assert counts["persistent_current"] == 0, what
+        assert neighbour.pread(512, 0) == bytes(512)
+    assert steps.count("state") == 5, "Initialising, Initialised, Connected, Closing, Closed"
+    assert {"ring-ref", "event-channel", "protocol", "feature-persistent"} <= set(steps)
+    assert steps.count("commit a transaction") == 6, "each state, and all keys at once"
+    world.eventually(lambda: held(world, backend.pid) == before, "the backend holds what it held before")
 
 
 @pytest.mark.parametrize("options", [(), ("--no-feature-persistent",)])
