@@ -132,7 +132,10 @@ class ChannelTable:
                 os.close(fd)
 
     def _kick(self, channel: Channel, side: int) -> None:
-        if lib.xb_evtchn_set_pending(self._word(channel, side)):
+        # Also where the bit is set already: whoever set it, or took the wake-up of it, may have died in between.
+        word = self._word(channel, side)
+        lib.xb_evtchn_set_pending(word)
+        if not lib.xb_evtchn_load(word) & lib.XB_EVTCHN_MASKED:
             lib.xb_evtchn_kick(channel.eventfds[side])
 
     def _word(self, channel: Channel, side: int) -> Any:

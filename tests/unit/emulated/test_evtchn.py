@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from xenblk._native import ffi
+from xenblk._native import ffi, lib
 from xenblk.abi import Domid, EvtchnPort
 from xenblk.emulated.channels import WORDS_BYTES, Channel, ChannelTable
 from xenblk.emulated.evtchn import EmulatedEventChannel
@@ -116,19 +116,47 @@ def test_closing_one_end_wakes_the_other(pair: Pair) -> None:
     front.notify()
 
 
+def die(xen: Fixture, end: EmulatedEventChannel, holder: object) -> None:
+    """The process is gone, and the host noticed."""
+    xen.table.close_all(holder)
+    xen.ends.remove(end)
+    end._on_close = lambda _port: None
+    end.close()
+
+
 def test_a_second_backend_binds_where_the_first_one_died(xen: Fixture) -> None:
     front = xen.unbound("guest")
     died = xen.bound(front.port, "first")
-    xen.table.close_all("first")
-    xen.ends.remove(died)
-    died._on_close = lambda _port: None
-    died.close()
+    die(xen, died, "first")
     assert not front.remote_bound
     second = xen.bound(front.port, "second")
     assert second.wait(0)
     assert front.wait(0)
     front.notify()
     assert second.wait(0)
+
+
+def test_regression_a_backend_that_dies_as_it_wakes_up(xen: Fixture) -> None:
+    """It had emptied the eventfd and left the bit: its successor slept for ever, as every event was an old one."""
+    front = xen.unbound("guest")
+    first = xen.bound(front.port, "first")
+    os.read(first.fileno(), 8)
+    die(xen, first, "first")
+    second = xen.bound(front.port, "second")
+    assert _readable(second)
+    assert second.wait(0)
+    front.notify()
+    assert _readable(second)
+
+
+def test_regression_a_backend_that_dies_as_it_notifies(pair: Pair, xen: Fixture) -> None:
+    """It had set the bit and written no eventfd, and nor did the host: nobody told the frontend that it is alone."""
+    front, back = pair
+    assert lib.xb_evtchn_set_pending(back._native.remote_word)
+    assert not _readable(front)
+    die(xen, back, "backend")
+    assert _readable(front)
+    assert not front.remote_bound
 
 
 def test_who_may_bind_and_close(xen: Fixture) -> None:
