@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from xenblk.blkfront import Bio, Blkfront
+from xenblk.blkfront.handshake import Handshake
 from xenblk.blkif import BlkifOp
+from xenblk.xenbus import XenbusState as S
 
 BLOCK = 8192
 NR_BLOCKS = 128
@@ -93,14 +95,18 @@ class ModelledDisk:
 
 
 class Killer(threading.Thread):
-    """Kills the backend at random moments, and starts the next."""
+    """Kills the backend at random moments, and starts the next: before the frontend notices, after it, or whenever."""
+
+    xenbus: Handshake
+    nr_done: Callable[[], int]
 
     def __init__(self, world: Any, rng: random.Random) -> None:
         super().__init__(daemon=True)
         self._world = world
         self._rng = rng
-        self.nr_done: Callable[[], int] = lambda: 0
         self.backend = world.backend()
+        self.nr_taken_over = 0
+        self.nr_started_over = 0
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -109,11 +115,47 @@ class Killer(threading.Thread):
             for n in range(KILLS):
                 time.sleep(self._rng.random() * 0.2)
                 enough = (n + 1) * IN_FLIGHT // 2
-                self._world.eventually(lambda enough=enough: self.nr_done() > enough, "any load", HANG_S)
-                self.backend.kill()
-                self.backend = self._world.backend(*self._rng.choice(OFFERS))
+                self._eventually(lambda enough=enough: self.nr_done() > enough, "any load")
+                (self._take_over, self._start_over, self._replace)[n % 3]()
         except BaseException as e:  # told to the test, which is another thread
             self.failure = e
+
+    def _replace(self) -> None:
+        self.backend.kill()
+        self.backend = self._world.backend(*self._rng.choice(OFFERS))
+
+    def _take_over(self) -> None:
+        """The frontend, which can do nothing meanwhile, goes on with the rings that it has."""
+        self._eventually(self._is_settled, "a connection")
+        with self.xenbus.lock:
+            queues = self.xenbus.queues
+            assert queues is not None
+            self._replace()
+            self._eventually(lambda: queues.remote_bound, "the rings are taken over")
+            done = self.nr_done()
+        self._eventually(lambda: self.nr_done() > done + IN_FLIGHT, "what is submitted later is done, too")
+        assert self.xenbus.queues is queues
+        self.nr_taken_over += 1
+
+    def _start_over(self) -> None:
+        """The frontend sees that it has no backend, and offers new rings to the next."""
+        self._eventually(self._is_settled, "a connection")
+        queues = self.xenbus.queues
+        self.backend.kill()
+        self._eventually(lambda: not self.xenbus.connected, "the frontend notices")
+        self.backend = self._world.backend(*self._rng.choice(OFFERS))
+        self._eventually(lambda: self.xenbus.connected, "another connection")
+        assert self.xenbus.queues is not queues
+        self.nr_started_over += 1
+
+    def _is_settled(self) -> bool:
+        """Whether the frontend is connected, and not to the backend that was killed last."""
+        with self.xenbus.lock:
+            queues, shown = self.xenbus.queues, self.xenbus.nodes.backend_state
+            return self.xenbus.connected and queues is not None and queues.remote_bound and shown is S.CONNECTED
+
+    def _eventually(self, condition: Callable[[], bool], what: str) -> None:
+        self._world.eventually(condition, what, HANG_S)
 
 
 @pytest.mark.parametrize(("engine", "nr_queues"), [("native", 1), ("native", 2), ("python", 1)])
@@ -126,12 +168,13 @@ def test_no_write_is_lost_and_no_request_done_twice(world: Any, tmp_path: Path, 
     killer = Killer(world, random.Random(rng.random()))
     frontend = world.frontend(world.attach(str(image)), engine=engine, nr_queues=nr_queues, recover=True)
     disk = ModelledDisk(frontend, rng)
-    killer.nr_done = lambda: disk.nr_done
+    killer.xenbus, killer.nr_done = frontend._xenbus, lambda: disk.nr_done
     killer.start()
     while killer.is_alive():
         disk.submit()
         disk.collect(0.01)
     assert killer.failure is None
+    assert killer.nr_taken_over == killer.nr_started_over == KILLS // 3 + 1
     disk.finish()
     frontend.close()
     assert image.read_bytes() == disk.image()
