@@ -23,7 +23,7 @@ void __attribute__((noipa)) xb_copy_plain(void *to, const void *from, size_t n)
     memcpy(to, from, n);
 }
 
-static void lines_plain(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
+static void copy_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
 {
     for (; nr_lines; nr_lines--, to += LINE, from += LINE, next += LINE) {
         fetch(next);
@@ -31,23 +31,18 @@ static void lines_plain(uint8_t *to, const uint8_t *from, const uint8_t *next, s
     }
 }
 
+/* The lines of streaming copies. */
 #if defined(__x86_64__)
-/* In the caches twice as fast as with the 16 bytes at a time that the compiler may use unasked. */
-static __attribute__((target("avx"))) void lines_avx(int how, uint8_t *to, const uint8_t *from, const uint8_t *next,
-                                                     size_t nr_lines)
+static __attribute__((target("avx"))) void stream_lines_avx(uint8_t *to, const uint8_t *from, const uint8_t *next,
+                                                            size_t nr_lines)
 {
     for (; nr_lines; nr_lines--, to += LINE, from += LINE, next += LINE) {
         __m256i low = _mm256_loadu_si256((const __m256i *)from);
         __m256i high = _mm256_loadu_si256((const __m256i *)(from + 32));
 
         fetch(next);
-        if (how == XB_COPY_STREAMING) {
-            _mm256_stream_si256((__m256i *)to, low);
-            _mm256_stream_si256((__m256i *)(to + 32), high);
-        } else {
-            _mm256_storeu_si256((__m256i *)to, low);
-            _mm256_storeu_si256((__m256i *)(to + 32), high);
-        }
+        _mm256_stream_si256((__m256i *)to, low);
+        _mm256_stream_si256((__m256i *)(to + 32), high);
     }
 }
 
@@ -77,24 +72,21 @@ static void stream_lines_sse2(uint8_t *to, const uint8_t *from, size_t nr_lines)
         _mm_stream_si128((__m128i *)(to + at), _mm_loadu_si128((const __m128i *)(from + at)));
 }
 
-#endif
-
-static void copy_lines(int how, uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
+static void stream_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
 {
-#if defined(__x86_64__)
-    if (how == XB_COPY_STREAMING && nr_lines % 4 == 0 && __builtin_cpu_supports("avx512f"))
+    if (nr_lines % 4 == 0 && __builtin_cpu_supports("avx512f"))
         stream_fours_avx512(to, from, next, nr_lines);
     else if (__builtin_cpu_supports("avx"))
-        lines_avx(how, to, from, next, nr_lines);
-    else if (how == XB_COPY_STREAMING)
-        stream_lines_sse2(to, from, nr_lines);
+        stream_lines_avx(to, from, next, nr_lines);
     else
-        lines_plain(to, from, next, nr_lines);
-#else
-    (void)how; /* there are no other stores */
-    lines_plain(to, from, next, nr_lines);
-#endif
+        stream_lines_sse2(to, from, nr_lines);
 }
+#else
+static void stream_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
+{
+    copy_lines(to, from, next, nr_lines);
+}
+#endif
 
 /* Whole lines only: a line that is streamed in part is read from memory first. */
 static void copy_streaming(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t n)
@@ -106,7 +98,7 @@ static void copy_streaming(uint8_t *to, const uint8_t *from, const uint8_t *next
         head = n;
     bulk = (n - head) / LINE * LINE;
     memcpy(to, from, head);
-    copy_lines(XB_COPY_STREAMING, to + head, from + head, next + head, bulk / LINE);
+    stream_lines(to + head, from + head, next + head, bulk / LINE);
     memcpy(to + head + bulk, from + head + bulk, n - head - bulk);
 }
 
@@ -114,7 +106,7 @@ static void copy_fetching(uint8_t *to, const uint8_t *from, const uint8_t *next,
 {
     size_t bulk = n / LINE * LINE;
 
-    copy_lines(XB_COPY_PLAIN, to, from, next, bulk / LINE);
+    copy_lines(to, from, next, bulk / LINE);
     memcpy(to + bulk, from + bulk, n - bulk);
 }
 
