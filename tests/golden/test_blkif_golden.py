@@ -7,7 +7,7 @@ import pytest
 
 from xenblk.abi import GrantRef
 from xenblk.blkif import (
-    ABI_BY_PROTOCOL,
+    ABIS,
     BLKIF_DISCARD_SECURE,
     Abi,
     BlkifOp,
@@ -33,7 +33,7 @@ MEANING = {
 CASES = [
     pytest.param(abi, MEANING[vector["case"]], bytes.fromhex(vector[protocol]), id=f"{vector['case']}, {protocol}")
     for vector in VECTORS
-    for protocol, abi in ABI_BY_PROTOCOL.items()
+    for protocol, abi in ABIS.items()
 ]
 
 
