@@ -170,8 +170,8 @@ void purge_all(struct xb_back *back);
 
 /* move.c: between the pages and the disk */
 
-/* Of a memory disk, have the first data of the request that comes next on the way into the caches while this one is
- * looked at. */
+/* Of a memory disk, have the addresses of the next requests translated while this one is looked at; every few requests
+ * it does so for as many. */
 void move_translate_ahead(const struct xb_back *back);
 
 /* Begin: 1 if the record is done already, and has its status. */
