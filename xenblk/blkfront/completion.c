@@ -89,7 +89,7 @@ static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t oper
     struct xb_shadow *shadow = id < front->ring->nr_ents ? &front->shadows[id] : NULL;
     struct xb_bio *bio = shadow == NULL ? NULL : shadow->bio;
     uint32_t kept;
-    int is_empty;
+    int is_empty, is_read;
 
     front->fault.id = id;
     if (bio == NULL) {
@@ -104,7 +104,8 @@ static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t oper
         return NULL;
     }
     is_empty = shadow->loan.count == 0;
-    kept = is_empty ? 0 : xb_take_back(&front->lender, &shadow->loan, operation == XB_BLKIF_READ, guess(front));
+    is_read = operation == XB_BLKIF_READ;
+    kept = is_empty ? 0 : xb_take_back(&front->lender, &shadow->loan, is_read, is_read ? guess(front) : NULL);
     if (kept > 0) {
         front->fault.code = XB_FRONT_KEPT_PAGES;
         front->fault.kept = kept;
