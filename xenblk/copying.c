@@ -16,6 +16,12 @@ static inline void fetch(const uint8_t *line)
     __builtin_prefetch(line, 0, 2);
 }
 
+void xb_fetch(const void *at, size_t n)
+{
+    for (size_t i = 0; i < n; i += LINE)
+        fetch((const uint8_t *)at + i);
+}
+
 /* Kept apart: where the compiler sees that n is at most a page it makes a string instruction of it, which takes twice
  * as long as the library's memcpy. */
 void __attribute__((noipa)) xb_copy_plain(void *to, const void *from, size_t n)

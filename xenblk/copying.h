@@ -7,6 +7,10 @@
 #define XB_COPY_PLAIN 0
 #define XB_COPY_STREAMING 1
 
+/* Have `n` bytes fetched into the caches, before a copy that nothing before it announced: all lines of a page at once
+ * come sooner than those that the CPU sees coming while it copies. It is a hint, and never faults. */
+void xb_fetch(const void *at, size_t n);
+
 /* Copy `n` bytes with plain stores; the two must not overlap. Any address and length will do. */
 void xb_copy_plain(void *to, const void *from, size_t n);
 

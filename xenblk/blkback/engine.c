@@ -244,7 +244,7 @@ int xb_back_run(struct xb_back *back)
             sleep_until_event(back);
             continue;
         }
-        served = xb_back_serve(back, xb_monotonic_ns());
+        served = xb_back_serve(back, xb_monotonic_coarse_ns());
         if (served < 0)
             return XB_RING_BROKEN;
         if (back->nr_live > 0)

@@ -134,10 +134,23 @@ static void choose_store(struct xb_back *back, const struct record *record)
     back->how = xb_copier_choose(&back->copier, nr_requests, (uint64_t)nr_requests * record->nr_sectors * SECTOR_BYTES);
 }
 
+/* What the copy before had no part in, as it did not know of this request. */
+static void fetch_first(const struct xb_back *back, const struct record *record, const uint8_t *at, const uint8_t *page)
+{
+    uint32_t size = segment_bytes(&record->loan.segments[0]);
+
+    if (at == back->fetched)
+        return;
+    xb_fetch(at, size);
+    if (!is_read(record))
+        xb_fetch(page, size);
+}
+
 static int move_memory(struct xb_back *back, struct record *record)
 {
     uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), **buffers = find_buffers(back, record);
 
+    fetch_first(back, record, at, buffers[0]);
     if (is_read(record) && back->how < 0)
         choose_store(back, record);
     for (uint32_t i = 0; i < record->loan.nr_segments; i++) {
@@ -145,6 +158,7 @@ static int move_memory(struct xb_back *back, struct record *record)
         int is_last = i == record->loan.nr_segments - 1;
         const uint8_t *next = is_last ? guess(back, 0, size) : at + size;
 
+        back->fetched = next;
         if (is_read(record))
             xb_copy(back->how, buffers[i], at, size, next);
         else
