@@ -5,7 +5,7 @@
  * batch to the next while both ends are at work.
  *
  *     how = xb_copier_choose(copier, nr_requests, bytes);      (once a batch, xb_copier_slept after each sleep)
- *     xb_copy(how, page, from, n, NULL); ...
+ *     xb_copy(how, page, from, n); ...
  *     xb_copy_fence(how);                                      (before the index is published)
  *
  * The time is taken over windows of some batches; a regime is what windows have in common: requests per batch, bytes

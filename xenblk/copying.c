@@ -9,17 +9,12 @@
 
 #define LINE 64
 
-/* Into the second-level cache, as a core waits for more lines there than for the first level: a page of random reads is
- * copied by a quarter faster. */
-static inline void fetch(const uint8_t *line)
-{
-    __builtin_prefetch(line, 0, 2);
-}
-
+/* Into the second-level cache, as a core waits for more lines there than for the first level. All of them at once:
+ * that is a tenth faster than line by line while another page is copied. */
 void xb_fetch(const void *at, size_t n)
 {
-    for (size_t i = 0; i < n; i += LINE)
-        fetch((const uint8_t *)at + i);
+    for (size_t i = 0; at && i < n; i += LINE)
+        __builtin_prefetch((const uint8_t *)at + i, 0, 2);
 }
 
 /* Kept apart: where the compiler sees that n is at most a page it makes a string instruction of it, which takes twice
@@ -29,24 +24,14 @@ void __attribute__((noipa)) xb_copy_plain(void *to, const void *from, size_t n)
     memcpy(to, from, n);
 }
 
-static void copy_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
-{
-    for (; nr_lines; nr_lines--, to += LINE, from += LINE, next += LINE) {
-        fetch(next);
-        memcpy(to, from, LINE);
-    }
-}
-
 /* The lines of streaming copies. */
 #if defined(__x86_64__)
-static __attribute__((target("avx"))) void stream_lines_avx(uint8_t *to, const uint8_t *from, const uint8_t *next,
-                                                            size_t nr_lines)
+static __attribute__((target("avx"))) void stream_lines_avx(uint8_t *to, const uint8_t *from, size_t nr_lines)
 {
-    for (; nr_lines; nr_lines--, to += LINE, from += LINE, next += LINE) {
+    for (; nr_lines; nr_lines--, to += LINE, from += LINE) {
         __m256i low = _mm256_loadu_si256((const __m256i *)from);
         __m256i high = _mm256_loadu_si256((const __m256i *)(from + 32));
 
-        fetch(next);
         _mm256_stream_si256((__m256i *)to, low);
         _mm256_stream_si256((__m256i *)(to + 32), high);
     }
@@ -54,18 +39,14 @@ static __attribute__((target("avx"))) void stream_lines_avx(uint8_t *to, const u
 
 /* A line by one store, and four of them loaded before the first is stored: a tenth faster for a page. As all sectors
  * have it, nr_lines is a multiple of four. */
-static __attribute__((target("avx512f"))) void stream_fours_avx512(uint8_t *to, const uint8_t *from,
-                                                                   const uint8_t *next, size_t nr_lines)
+static __attribute__((target("avx512f"))) void stream_fours_avx512(uint8_t *to, const uint8_t *from, size_t nr_lines)
 {
-    for (; nr_lines; nr_lines -= 4, to += 4 * LINE, from += 4 * LINE, next += 4 * LINE) {
+    for (; nr_lines; nr_lines -= 4, to += 4 * LINE, from += 4 * LINE) {
         __m512i line[4];
 
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
             line[i] = _mm512_loadu_si512(from + i * LINE);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++)
-            fetch(next + i * LINE);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
             _mm512_stream_si512((__m512i *)(to + i * LINE), line[i]);
@@ -78,24 +59,24 @@ static void stream_lines_sse2(uint8_t *to, const uint8_t *from, size_t nr_lines)
         _mm_stream_si128((__m128i *)(to + at), _mm_loadu_si128((const __m128i *)(from + at)));
 }
 
-static void stream_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
+static void stream_lines(uint8_t *to, const uint8_t *from, size_t nr_lines)
 {
     if (nr_lines % 4 == 0 && __builtin_cpu_supports("avx512f"))
-        stream_fours_avx512(to, from, next, nr_lines);
+        stream_fours_avx512(to, from, nr_lines);
     else if (__builtin_cpu_supports("avx"))
-        stream_lines_avx(to, from, next, nr_lines);
+        stream_lines_avx(to, from, nr_lines);
     else
         stream_lines_sse2(to, from, nr_lines);
 }
 #else
-static void stream_lines(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t nr_lines)
+static void stream_lines(uint8_t *to, const uint8_t *from, size_t nr_lines)
 {
-    copy_lines(to, from, next, nr_lines);
+    memcpy(to, from, nr_lines * LINE);
 }
 #endif
 
 /* Whole lines only: a line that is streamed in part is read from memory first. */
-static void copy_streaming(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t n)
+static void copy_streaming(uint8_t *to, const uint8_t *from, size_t n)
 {
     size_t head = -(uintptr_t)to % LINE;
     size_t bulk;
@@ -104,24 +85,14 @@ static void copy_streaming(uint8_t *to, const uint8_t *from, const uint8_t *next
         head = n;
     bulk = (n - head) / LINE * LINE;
     memcpy(to, from, head);
-    stream_lines(to + head, from + head, next + head, bulk / LINE);
+    stream_lines(to + head, from + head, bulk / LINE);
     memcpy(to + head + bulk, from + head + bulk, n - head - bulk);
 }
 
-static void copy_fetching(uint8_t *to, const uint8_t *from, const uint8_t *next, size_t n)
-{
-    size_t bulk = n / LINE * LINE;
-
-    copy_lines(to, from, next, bulk / LINE);
-    memcpy(to + bulk, from + bulk, n - bulk);
-}
-
-void xb_copy(int how, void *to, const void *from, size_t n, const void *next)
+void xb_copy(int how, void *to, const void *from, size_t n)
 {
     if (how == XB_COPY_STREAMING)
-        copy_streaming(to, from, next ? next : from, n);
-    else if (next)
-        copy_fetching(to, from, next, n);
+        copy_streaming(to, from, n);
     else
         xb_copy_plain(to, from, n);
 }

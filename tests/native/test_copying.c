@@ -33,7 +33,8 @@ static void check_copy(int how, size_t to_offset, size_t from_offset, size_t n, 
     for (size_t at = 0; at < n; at++)
         from[from_offset + at] = (uint8_t)roll(dice);
     memset(to, 0x5a, to_offset + n + 1);
-    xb_copy(how, to + to_offset, from + from_offset, n, roll(dice) % 2 ? from : NULL);
+    xb_fetch(roll(dice) % 2 ? from : NULL, n);
+    xb_copy(how, to + to_offset, from + from_offset, n);
     xb_copy_fence(how);
     XB_ASSERT(memcmp(to + to_offset, from + from_offset, n) == 0);
     for (size_t at = 0; at < to_offset; at++)
@@ -65,7 +66,7 @@ static void check_choice(uint64_t *dice)
     for (int batch = 0; batch < 20000; batch++) {
         int how = xb_copier_choose(&copier, 1 + roll(dice) % 8, 4096);
 
-        xb_copy(how, to, from, 4096, NULL);
+        xb_copy(how, to, from, 4096);
         xb_copy_fence(how);
         if (roll(dice) % 1000 == 0)
             xb_copier_slept(&copier);

@@ -159,10 +159,11 @@ static int move_memory(struct xb_back *back, struct record *record)
         const uint8_t *next = is_last ? guess(back, 0, size) : at + size;
 
         back->fetched = next;
+        xb_fetch(next, size);
         if (is_read(record))
-            xb_copy(back->how, buffers[i], at, size, next);
+            xb_copy(back->how, buffers[i], at, size);
         else
-            xb_copy(XB_COPY_PLAIN, at, buffers[i], size, next);
+            xb_copy_plain(at, buffers[i], size);
         at += size;
     }
     return finish(back, record, 0);

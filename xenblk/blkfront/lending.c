@@ -102,7 +102,7 @@ static int bounce(struct xb_lender *lender, int to_backend, struct xb_loan *loan
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
 
         if (to_backend)
-            xb_copy(lender->how, page->data, loan->buffer + at, part, NULL);
+            xb_copy(lender->how, page->data, loan->buffer + at, part);
         write_segment(place_of(lender, loan, segments, i), page->gref, 0, (part >> SECTOR_SHIFT) - 1);
     }
     return 1;
@@ -188,7 +188,8 @@ static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan,
         /* The pool will ask for the grant's flags next: they come while the data is copied. */
         if (shared != NULL)
             __builtin_prefetch(&shared[page->gref]);
-        xb_copy(XB_COPY_PLAIN, loan->buffer + at, page->data, part, after);
+        xb_fetch(after, part);
+        xb_copy_plain(loan->buffer + at, page->data, part);
     }
 }
 
