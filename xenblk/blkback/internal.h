@@ -93,7 +93,7 @@ struct xb_back {
     struct xb_poller poller;
     struct xb_copier copier;
     int how; /* the store into the guest's pages in this batch; -1: not chosen yet */
-    const uint8_t *fetched; /* where on the disk the copy before has begun to fetch, NULL if nowhere */
+    const uint8_t *fetched; /* what of the disk the request before had fetched for the next one; may be NULL */
 
     uint32_t max_segments; /* of any request */
     struct scratch scratch;

@@ -134,7 +134,7 @@ static void choose_store(struct xb_back *back, const struct record *record)
     back->how = xb_copier_choose(&back->copier, nr_requests, (uint64_t)nr_requests * record->nr_sectors * SECTOR_BYTES);
 }
 
-/* What the copy before had no part in, as it did not know of this request. */
+/* The first page of a request whose predecessor did not know of it. */
 static void fetch_first(const struct xb_back *back, const struct record *record, const uint8_t *at, const uint8_t *page)
 {
     uint32_t size = segment_bytes(&record->loan.segments[0]);
@@ -146,6 +146,14 @@ static void fetch_first(const struct xb_back *back, const struct record *record,
         xb_fetch(page, size);
 }
 
+/* The first page of the next request, while the last one of this is copied. In between the CPU sees for itself where on
+ * the disk it goes on, and is disturbed by being told. */
+static void fetch_next(struct xb_back *back, uint32_t size)
+{
+    back->fetched = guess(back, 0, size);
+    xb_fetch(back->fetched, size);
+}
+
 static int move_memory(struct xb_back *back, struct record *record)
 {
     uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), **buffers = find_buffers(back, record);
@@ -155,11 +163,9 @@ static int move_memory(struct xb_back *back, struct record *record)
         choose_store(back, record);
     for (uint32_t i = 0; i < record->loan.nr_segments; i++) {
         uint32_t size = segment_bytes(&record->loan.segments[i]);
-        int is_last = i == record->loan.nr_segments - 1;
-        const uint8_t *next = is_last ? guess(back, 0, size) : at + size;
 
-        back->fetched = next;
-        xb_fetch(next, size);
+        if (i == record->loan.nr_segments - 1)
+            fetch_next(back, size);
         if (is_read(record))
             xb_copy(back->how, buffers[i], at, size);
         else
