@@ -65,23 +65,6 @@ static uint8_t **find_buffers(const struct xb_back *back, const struct record *r
     return buffers;
 }
 
-/* One entry for each stretch of memory, which neighbouring pages are; returns how many. */
-static uint32_t fill_iov(const struct record *record, uint8_t *const *buffers)
-{
-    struct iovec *last = record->iov;
-
-    *last = (struct iovec){buffers[0], segment_bytes(&record->loan.segments[0])};
-    for (uint32_t i = 1; i < record->loan.nr_segments; i++) {
-        uint32_t size = segment_bytes(&record->loan.segments[i]);
-
-        if ((uint8_t *)last->iov_base + last->iov_len == buffers[i])
-            last->iov_len += size;
-        else
-            *++last = (struct iovec){buffers[i], size};
-    }
-    return (uint32_t)(last - record->iov) + 1;
-}
-
 /* Done with the disk, `error` 0 or -errno: give the pages back before the guest can see the response. */
 static int finish(struct xb_back *back, struct record *record, int32_t error)
 {
@@ -151,49 +134,45 @@ static void choose_store(struct xb_back *back, const struct record *record)
     back->how = xb_copier_choose(&back->copier, nr_requests, (uint64_t)nr_requests * record->nr_sectors * SECTOR_BYTES);
 }
 
-/* What is fetched of a request before it is copied: the CPU sees for itself where it goes on. */
-static uint32_t fetched_bytes(const struct iovec *first)
+/* The first page of a request whose predecessor did not know of it. */
+static void fetch_first(const struct xb_back *back, const struct record *record, const uint8_t *at, const uint8_t *page)
 {
-    return first->iov_len < PAGE_BYTES ? (uint32_t)first->iov_len : PAGE_BYTES;
-}
+    uint32_t size = segment_bytes(&record->loan.segments[0]);
 
-/* For a request whose predecessor did not know of it. */
-static void fetch_first(const struct xb_back *back, const struct record *record, const uint8_t *at)
-{
     if (at == back->fetched)
         return;
-    xb_fetch(at, fetched_bytes(record->iov));
+    xb_fetch(at, size);
     if (!is_read(record))
-        xb_fetch(record->iov->iov_base, fetched_bytes(record->iov));
+        xb_fetch(page, size);
 }
 
-/* For the next request, which probably is as large as this one. */
-static void fetch_next(struct xb_back *back, const struct record *record)
+/* The first page of the next request, while the last one of this is copied. In between the CPU sees for itself where on
+ * the disk it goes on, and is disturbed by being told. */
+static void fetch_next(struct xb_back *back, uint32_t size)
 {
-    uint32_t nr_bytes = fetched_bytes(record->iov);
-
-    back->fetched = guess(back, 0, nr_bytes);
-    xb_fetch(back->fetched, nr_bytes);
+    back->fetched = guess(back, 0, size);
+    xb_fetch(back->fetched, size);
 }
 
+/* Segment by segment, in their order: neighbouring pages may be one page of the guest's, mapped twice, where the later
+ * data is to win, and one copy of both would write them in any order. */
 static int move_memory(struct xb_back *back, struct record *record)
 {
-    uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record);
-    uint32_t nr_iov = fill_iov(record, find_buffers(back, record));
+    uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), **buffers = find_buffers(back, record);
 
-    fetch_first(back, record, at);
+    fetch_first(back, record, at, buffers[0]);
     if (is_read(record) && back->how < 0)
         choose_store(back, record);
-    for (uint32_t i = 0; i < nr_iov; i++) {
-        const struct iovec *iov = &record->iov[i];
+    for (uint32_t i = 0; i < record->loan.nr_segments; i++) {
+        uint32_t size = segment_bytes(&record->loan.segments[i]);
 
-        if (i == nr_iov - 1)
-            fetch_next(back, record);
+        if (i == record->loan.nr_segments - 1)
+            fetch_next(back, size);
         if (is_read(record))
-            xb_copy(back->how, iov->iov_base, at, iov->iov_len);
+            xb_copy(back->how, buffers[i], at, size);
         else
-            xb_copy_plain(at, iov->iov_base, iov->iov_len);
-        at += iov->iov_len;
+            xb_copy_plain(at, buffers[i], size);
+        at += size;
     }
     return finish(back, record, 0);
 }
@@ -221,6 +200,23 @@ static int submit(struct xb_back *back, struct record *record, uint32_t kind, ui
     record->op.offset = offset_of(record);
     record->op.user = record;
     return xb_file_submit(back->file, &record->op) && move_continue(back, record);
+}
+
+/* One entry for each stretch of memory, which neighbouring pages are; returns how many. */
+static uint32_t fill_iov(const struct record *record, uint8_t *const *buffers)
+{
+    struct iovec *last = record->iov;
+
+    *last = (struct iovec){buffers[0], segment_bytes(&record->loan.segments[0])};
+    for (uint32_t i = 1; i < record->loan.nr_segments; i++) {
+        uint32_t size = segment_bytes(&record->loan.segments[i]);
+
+        if ((uint8_t *)last->iov_base + last->iov_len == buffers[i])
+            last->iov_len += size;
+        else
+            *++last = (struct iovec){buffers[i], size};
+    }
+    return (uint32_t)(last - record->iov) + 1;
 }
 
 static int move_file(struct xb_back *back, struct record *record)
