@@ -1,7 +1,9 @@
 """A program that is started is a process group in our session, and its group ends with it."""
 
+import contextlib
 import os
 import select
+import signal
 import sys
 
 from xenblk.processes import Program
@@ -28,4 +30,6 @@ def test_what_it_started_ends_with_it() -> None:
     try:
         assert select.select([child], [], [], 10)[0] == [child]  # readable: it has ended, whoever waits for it now
     finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, signal.SIGKILL)
         os.close(child)

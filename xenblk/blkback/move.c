@@ -118,12 +118,8 @@ void move_translate_ahead(const struct xb_back *back)
 {
     if (!back->config.disk_memory || back->ring->req_cons % TRANSLATED_AHEAD != 0)
         return;
-    for (uint32_t ahead = 1; ahead <= TRANSLATED_AHEAD; ahead++) {
-        const uint8_t *at = guess(back, ahead, SECTOR_BYTES);
-
-        if (at)
-            __builtin_prefetch(at, 0, 2);
-    }
+    for (uint32_t ahead = 1; ahead <= TRANSLATED_AHEAD; ahead++)
+        xb_fetch(guess(back, ahead, SECTOR_BYTES), 1);
 }
 
 /* Once a batch, for the first read in it: as many requests as are there, and as large as this one. */
