@@ -7,6 +7,9 @@ A page that the backend keeps mapped goes back to the head and is taken first th
 it mapped; a page whose access could be ended goes to the tail. The pages in use at once are thus the only ones that are
 ever granted: the backend's working set is their largest number, not the pool's size. Where nobody can see what the
 backend maps, whatever was granted once is taken to be mapped.
+
+Unlike Linux, those that are taken from the head are used in the order in which they were put back: a request's pages
+that were neighbours stay neighbours, which a CPU copies faster.
 """
 
 import collections
@@ -72,6 +75,7 @@ class GrantPool:
             raise WouldBlockError(f"{nr_pages} pool pages are needed, {len(self._free)} are free")
         entries = list(itertools.islice(self._free, nr_pages))
         nr_kept = min(nr_pages, self.persistent_gnts_c)
+        entries[:nr_kept] = reversed(entries[:nr_kept])
         self._grant(entries[nr_kept:])
         self.persistent_gnts_c -= nr_kept
         for _ in entries:

@@ -1,4 +1,5 @@
-/* Chooses between the stores of xenblk/copying.h by what is measured to win.
+/* Chooses between two ways to copy by what is measured to win: by the stores of xenblk/copying.h into shared pages, or
+ * out of them with each page fetched ahead or not (1 or 0). What is said here of stores holds for that too.
  *
  * Which one wins depends on the work and on where the CPUs of the two ends are, which a virtual machine can neither
  * choose nor ask for; and what one end gains the other may lose. So it is the whole that is measured: the time from one

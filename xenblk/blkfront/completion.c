@@ -82,6 +82,15 @@ static const uint8_t *guess(struct xb_front *front)
     return xb_first_page(&front->lender, &front->shadows[id].loan);
 }
 
+/* Once a collect, before its first copy of several pages. Those that another CPU's cache has are worth fetching; where
+ * both ends share one, they only stand in the way of what the CPU fetches by itself. */
+static void choose_fetching(struct xb_front *front, const struct xb_loan *loan)
+{
+    uint32_t nr_responses = front->ring->rsp_prod_seen - front->ring->rsp_cons + 1;
+
+    front->lender.fetches = xb_copier_choose(&front->fetcher, nr_responses, (uint64_t)nr_responses * loan->nr_bytes);
+}
+
 /* The bio that a response answers, NULL if it cannot be believed. A request whose pages the backend kept is never
  * answered: fail_all finds it. */
 static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t operation, int16_t status)
@@ -105,6 +114,8 @@ static struct xb_bio *complete(struct xb_front *front, uint64_t id, uint8_t oper
     }
     is_empty = shadow->loan.count == 0;
     is_read = operation == XB_BLKIF_READ;
+    if (is_read && front->lender.fetches < 0 && shadow->loan.count > 1 && !shadow->loan.is_direct)
+        choose_fetching(front, &shadow->loan);
     kept = is_empty ? 0 : xb_take_back(&front->lender, &shadow->loan, is_read, is_read ? guess(front) : NULL);
     if (kept > 0) {
         front->fault.code = XB_FRONT_KEPT_PAGES;
@@ -154,6 +165,7 @@ uint32_t xb_front_collect(struct xb_front *front, struct xb_bio **done, uint32_t
     uint32_t nr_done = collect_unsent(front, done, max);
     const void *slot = NULL;
 
+    front->lender.fetches = -1;
     while (nr_done < max && front->fault.code == XB_FRONT_SOUND) {
         int found = xb_front_ring_next(front->ring, &slot);
         struct xb_bio *bio;

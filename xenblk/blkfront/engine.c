@@ -102,6 +102,7 @@ struct xb_front *xb_front_create(const struct xb_front_config *config)
     }
     xb_poller_init(&front->poller, config->poll_us);
     xb_copier_init(&front->copier, XB_COPY_MEASURED);
+    xb_copier_init(&front->fetcher, XB_COPY_MEASURED);
     return front;
 }
 
@@ -307,6 +308,7 @@ int xb_front_final_check(struct xb_front *front)
     if (front->fault.code != XB_FRONT_SOUND || may_fill(front) || xb_front_ring_final_check(front->ring))
         return 1;
     xb_copier_slept(&front->copier);
+    xb_copier_slept(&front->fetcher);
     return 0;
 }
 

@@ -31,7 +31,8 @@ struct xb_front {
     uint8_t may_fill;    /* since the last fill: a response came, so there may be room for what is queued */
     struct xb_front_fault fault;
     struct xb_poller poller;
-    struct xb_copier copier;
+    struct xb_copier copier;  /* chooses lender.how */
+    struct xb_copier fetcher; /* chooses lender.fetches */
     struct xb_lender lender;
     struct xb_shadow shadows[];
 };

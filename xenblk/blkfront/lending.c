@@ -183,8 +183,10 @@ static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan,
     for (uint32_t i = 0, at = 0; i < loan->count; i++, at += PAGE_SIZE) {
         uint32_t part = loan->nr_bytes - at < PAGE_SIZE ? loan->nr_bytes - at : PAGE_SIZE;
         const struct xb_pool_page *page = &lender->pool.pages[pages[i]];
-        const uint8_t *after = i + 1 < loan->count ? lender->pool.pages[pages[i + 1]].data : next;
+        const uint8_t *after = next;
 
+        if (i + 1 < loan->count)
+            after = lender->fetches ? lender->pool.pages[pages[i + 1]].data : NULL;
         /* The pool will ask for the grant's flags next: they come while the data is copied. */
         if (shared != NULL)
             __builtin_prefetch(&shared[page->gref]);
@@ -195,17 +197,16 @@ static void copy_out(const struct xb_lender *lender, const struct xb_loan *loan,
 
 uint32_t xb_take_back(struct xb_lender *lender, struct xb_loan *loan, int from_backend, const uint8_t *next)
 {
-    uint32_t *lent = lent_of(loan), *data = lent + loan->nr_indirect, kept, left = 0;
+    uint32_t *lent = lent_of(loan), *data = lent + loan->nr_indirect, nr_pages = loan->nr_indirect, kept = 0, left = 0;
 
     if (loan->is_direct) {
         kept = left = end_direct(lender->pool.table, data, loan->count);
     } else {
         if (from_backend)
             copy_out(lender, loan, data, next);
-        kept = xb_pool_put(&lender->pool, data, loan->count);
+        nr_pages += loan->count;
     }
-    if (loan->nr_indirect > 0)
-        kept += xb_pool_put(&lender->pool, lent, loan->nr_indirect);
+    kept += xb_pool_put(&lender->pool, lent, nr_pages);
     loan->count = (uint16_t)left;
     return lender->persistent ? 0 : kept;
 }

@@ -19,6 +19,7 @@ struct xb_lender {
     uint32_t direct_unit;  /* what is lent directly is a multiple of so many bytes, a power of 2, and begins at one */
     uint32_t max_segments; /* of a request: 11, or more for indirect requests */
     int how;               /* to copy for the backend: XB_COPY_PLAIN or XB_COPY_STREAMING, with its fence */
+    int fetches;           /* while it copies out a page, the next one of the same request; -1: it is not chosen yet */
     uint8_t persistent;
 };
 
@@ -47,8 +48,8 @@ int xb_lend(struct xb_lender *lender, uint8_t *buffer, uint32_t nr_bytes, int to
             uint8_t *segments);
 
 /* End a loan after its response. A read's data is copied out whatever the status was, as Linux does; what is at `next`
- * is fetched meanwhile, unless it is NULL. Returns how many pages the backend still maps; unless the connection is
- * persistent it must not, and these cannot be used again. */
+ * is fetched while its last page is, unless it is NULL. Returns how many pages the backend still maps; unless the
+ * connection is persistent it must not, and these cannot be used again. */
 uint32_t xb_take_back(struct xb_lender *lender, struct xb_loan *loan, int from_backend, const uint8_t *next);
 
 /* The first page of the data that is lent, NULL if that is the caller's own. */

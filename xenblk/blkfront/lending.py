@@ -141,14 +141,14 @@ class Lender:
 
         BlkifPeerError if the backend still maps what it had no leave to keep: that page cannot be used again.
         """
-        kept = 0
+        kept = sum(self._pool.put_back(entry) for entry in loan.descriptors)
         for i, entry in enumerate(loan.entries):
             part = buffer[i * PAGE_SIZE : (i + 1) * PAGE_SIZE]
             if op == BlkifOp.READ:
                 part[:] = entry.page.view[: part.nbytes]
             kept += self._pool.put_back(entry)
         loan.refs = self._end_access(loan.refs)
-        kept += len(loan.refs) + sum(self._pool.put_back(entry) for entry in loan.descriptors)
+        kept += len(loan.refs)
         if kept and not self._persistent:
             raise BlkifPeerError(f"the backend still maps {kept} pages of a request that it answered")
 

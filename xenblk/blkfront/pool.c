@@ -1,5 +1,6 @@
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "grants/mapper.h"
 #include "grants/gnttab.h"
@@ -61,8 +62,8 @@ int xb_pool_take(struct xb_pool *pool, uint32_t *pages, uint32_t count)
     /* The references that are new stand first where their pages will. */
     if (kept < count && !grant_next(pool, pages + kept, count - kept))
         return 0;
-    for (uint32_t i = 0; i < kept; i++)
-        pages[i] = pool->granted[--pool->nr_granted];
+    pool->nr_granted -= kept;
+    memcpy(pages, &pool->granted[pool->nr_granted], kept * sizeof(*pages));
     if (pool->nr_granted > 0)
         __builtin_prefetch(&pool->pages[pool->granted[pool->nr_granted - 1]]); /* the next request's */
     for (uint32_t i = kept; i < count; i++)

@@ -1,8 +1,10 @@
-/* The frontend's pool of pages to bounce requests through, in the order that Linux keeps it: as grants/pool.py has it.
+/* The frontend's pool of pages to bounce requests through, as grants/pool.py has it.
  *
  *     head                                                    tail
  *     [still mapped by the backend ...][... granted to nobody]
  *        granted: last in, first out      ungranted: first in, first out
+ *
+ * Pages that are taken together stand in the order in which they came back, so that neighbours stay neighbours.
  *
  * A page that the backend keeps mapped is taken first the next time, so that the backend finds it mapped; a page whose
  * access could be ended comes last. Where nobody can see what the backend maps, whatever was granted once counts as

@@ -81,7 +81,7 @@ def test_the_walk_follows_the_backend_s_purge_every_10_s(make: Callable[..., Any
     assert world.engine.persistent_gnts_c == world.refs_in_use == 2
     world.submit(BlkifOp.WRITE, 0, bytes(2 * PAGE_SIZE))
     (request,) = sent(world)
-    assert [segment.gref for segment in request.segments] == [refs[3], refs[0]], "those that are kept stay in order"
+    assert [segment.gref for segment in request.segments] == [refs[0], refs[3]], "those that are kept stay in order"
     for gref in (refs[0], refs[3]):
         world.map(gref, False)
     assert world.engine.reclaim(start_ns + 2 * RECLAIM_EVERY_NS) == 0, "what is in use is not idle"

