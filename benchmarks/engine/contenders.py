@@ -181,16 +181,24 @@ Entry = Callable[[], Contender]
 def entries(
     stack: contextlib.ExitStack, place: Place, disk_bytes: int, images: tuple[Path, Path], *, peers: bool
 ) -> dict[str, Entry]:
-    """All that can be compared in a place, by name; it ends with `stack`. `images` are two files."""
+    """All that can be compared in a place, by name; it ends with `stack`. `images` are two files.
+
+    They are measured in this order: side by side what is held against each other, so that the machine was the same.
+    """
     found: dict[str, Entry] = {}
+    bare = Bare(place)
+
+    def add(mode: Mode, disk: str = f"memory:{disk_bytes}", what: str = "") -> None:
+        name = f"xenblk, {mode.name}{what}"
+        found[name] = lambda: Ours(stack, mode, disk, place.cpus, place.poll_us, name)
+
     for limit in _limits(place, disk_bytes):
         found[limit.name] = lambda limit=limit: limit
-    bare = Bare(place)
+    add(PERSISTENT)
     found[bare.name] = lambda: bare
-    for mode in (PERSISTENT, MAP, bounded(32, 4096), COPY, PYTHON):
-        found[f"xenblk, {mode.name}"] = _ours(stack, mode, f"memory:{disk_bytes}", place, f"xenblk, {mode.name}")
-    name = "xenblk, persistent, file"
-    found[name] = _ours(stack, PERSISTENT, str(images[0]), place, name)
+    for mode in (MAP, bounded(32, 4096), COPY, PYTHON):
+        add(mode)
+    add(PERSISTENT, str(images[0]), ", file")
     if peers:
         for peer in servers.ALL:
             if not (peer.polls and place.one_cpu):
@@ -207,7 +215,3 @@ def _limits(place: Place, disk_bytes: int) -> tuple[Limit, ...]:
         Limit(2, "plain", place, disk_bytes),
         Limit(2, "streaming", place, disk_bytes),
     )
-
-
-def _ours(stack: contextlib.ExitStack, mode: Mode, disk: str, place: Place, name: str) -> Entry:
-    return lambda: Ours(stack, mode, disk, place.cpus, place.poll_us, name)
