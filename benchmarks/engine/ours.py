@@ -103,7 +103,7 @@ class Ours:
         return True
 
     def run(self, work: Work, seconds: float) -> Figures:
-        """A tenth before does not count, as with the others. What is read is not looked at while time counts: a part of
+        """A tenth before does not count, as with the limit. What is read is not looked at while time counts: a part of
         the disk is read and checked afterwards.
         """
         with _on_cpu(self._cpus[0]):

@@ -95,7 +95,7 @@ static int take_request(struct xb_back *back)
         XB_ASSERT(back->nr_live < back->ring->nr_ents); /* all were told since the last batch */
         back->live[back->nr_live++] = record->user_id;
     }
-    move_translate_ahead(back);
+    memory_translate_ahead(back);
     if (move_begin(back, record))
         respond(back, record);
     return 1;
@@ -119,7 +119,7 @@ int xb_back_serve(struct xb_back *back, uint64_t now_ns)
     int taken = 1;
 
     back->now_ns = now_ns;
-    back->how = -1;
+    back->how = back->fetches = -1;
     served = reap(back);
     for (uint32_t i = 0; i < back->ring->nr_ents && taken > 0; i++) {
         taken = take_request(back);
@@ -233,6 +233,7 @@ static void sleep_until_event(struct xb_back *back)
         back->config.channel->wait(back->config.channel->context, -1);
     xb_poller_slept(&back->poller);
     xb_copier_slept(&back->copier);
+    xb_copier_slept(&back->fetcher);
 }
 
 int xb_back_run(struct xb_back *back)

@@ -91,8 +91,10 @@ struct xb_back {
     struct record *barrier;  /* for a file, until it is answered; nothing is taken off the ring meanwhile */
     uint32_t unsupported;    /* bits of operations, to be told */
     struct xb_poller poller;
-    struct xb_copier copier;
-    int how; /* the store into the guest's pages in this batch; -1: not chosen yet */
+    struct xb_copier copier;  /* chooses how */
+    struct xb_copier fetcher; /* chooses fetches */
+    int how;     /* the store into the guest's pages in this batch; -1: not chosen yet */
+    int fetches; /* in this batch the guest's page that is written from next; -1: not chosen yet */
     const uint8_t *fetched; /* what of the disk the request before had fetched for the next one; may be NULL */
 
     uint32_t max_segments; /* of any request */
@@ -148,6 +150,9 @@ int lend_copy(struct xb_back *back, const struct loan *loan, uint8_t *const *buf
  * those cannot be had. */
 int lend_read_segments(struct xb_back *back, struct record *record);
 
+/* Where a page that is kept is mapped, NULL if it is not one. */
+const uint8_t *lend_find(struct xb_back *back, uint32_t gref);
+
 /* Unmap pages, in any order, by one operation. */
 void lend_unmap(struct xb_back *back, struct xb_unmap_grant_ref *ops, uint32_t count);
 
@@ -171,10 +176,6 @@ void purge_all(struct xb_back *back);
 
 /* move.c: between the pages and the disk */
 
-/* Of a memory disk, have the addresses of the next requests translated while this one is looked at; every few requests
- * it does so for as many. */
-void move_translate_ahead(const struct xb_back *back);
-
 /* Begin: 1 if the record is done already, and has its status. */
 int move_begin(struct xb_back *back, struct record *record);
 
@@ -183,6 +184,25 @@ int move_drained(struct xb_back *back, struct record *record);
 
 /* The disk is done with an operation of this record: 1 if the record is done. */
 int move_continue(struct xb_back *back, struct record *record);
+
+/* memory.c: a memory disk */
+
+/* Copy between the disk and the buffers of a request's segments. */
+void memory_move(struct xb_back *back, const struct record *record, uint8_t *const *buffers);
+
+/* Have the addresses of the next requests translated while this one is looked at; every few requests it does so for as
+ * many. */
+void memory_translate_ahead(const struct xb_back *back);
+
+static inline uint64_t offset_of(const struct record *record)
+{
+    return record->request.sector_number * SECTOR_BYTES;
+}
+
+static inline int is_read(const struct record *record)
+{
+    return record->request.operation == XB_BLKIF_READ;
+}
 
 static inline uint32_t segment_bytes(const struct xb_blkif_segment *segment)
 {

@@ -104,6 +104,13 @@ void lend_release(struct xb_back *back, const struct loan *loan)
 
 /* Mapping */
 
+const uint8_t *lend_find(struct xb_back *back, uint32_t gref)
+{
+    const struct xb_gref_entry *entry = back->config.persistent ? xb_gref_map_find(&back->kept, gref) : NULL;
+
+    return entry ? page_of(back, entry->slot) : NULL;
+}
+
 static int find_kept(struct xb_back *back, uint32_t gref, struct lent_page *lent)
 {
     if (!back->config.persistent || xb_gref_map_take(&back->kept, gref, &lent->entry) != XB_GREF_HIT) {

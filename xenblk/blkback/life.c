@@ -156,6 +156,7 @@ struct xb_back *xb_back_create(const struct xb_back_config *config)
     pthread_mutex_init(&back->slots_lock, NULL);
     xb_poller_init(&back->poller, config->poll_us);
     xb_copier_init(&back->copier, XB_COPY_MEASURED);
+    xb_copier_init(&back->fetcher, XB_COPY_MEASURED);
     if (allocate(back))
         return back;
     xb_back_destroy(back);

@@ -13,16 +13,6 @@ static int done(struct record *record, int16_t status)
     return 1;
 }
 
-static uint64_t offset_of(const struct record *record)
-{
-    return record->request.sector_number * SECTOR_BYTES;
-}
-
-static int is_read(const struct record *record)
-{
-    return record->request.operation == XB_BLKIF_READ;
-}
-
 static int is_flush(const struct record *record)
 {
     return record->request.operation == XB_BLKIF_FLUSH_DISKCACHE ||
@@ -77,99 +67,9 @@ static int finish(struct xb_back *back, struct record *record, int32_t error)
 
 /* A memory disk */
 
-#define TRANSLATED_AHEAD 4 /* requests */
-
-/* Of a slot that the guest may write meanwhile: read once, so that what is checked is what is used. */
-struct slot_peek {
-    uint64_t sector;
-    uint8_t operation;
-};
-
-static struct slot_peek peek(const uint8_t *slot, uint32_t sector_at)
-{
-    struct slot_peek peek = {.operation = slot[0]};
-
-    memcpy(&peek.sector, slot + sector_at, sizeof(peek.sector));
-    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not look at the slot again for what is used below */
-    return peek;
-}
-
-/* Where on the disk the request that comes next begins, or one `ahead` of it; NULL if there is none, or less than
- * `nr_bytes` of the disk are left there. A guess from what the guest may change still: the data is fetched, and never
- * believed. */
-static const uint8_t *guess(const struct xb_back *back, uint32_t ahead, uint32_t nr_bytes)
-{
-    const struct xb_back_config *config = &back->config;
-    const uint8_t *slot = xb_back_ring_peek(back->ring, ahead);
-    struct slot_peek next;
-
-    if (!slot)
-        return NULL;
-    next = peek(slot, back->sector_at);
-    if (next.operation > XB_BLKIF_WRITE || next.sector >= config->disk_sectors ||
-        config->disk_sectors - next.sector < nr_bytes / SECTOR_BYTES)
-        return NULL;
-    return (const uint8_t *)config->disk_memory + next.sector * SECTOR_BYTES;
-}
-
-/* One line of each of the next requests, for its address to be translated: a core waits for that before it goes on, and
- * for several of them at once no longer than for one. The data comes while the request before is copied. */
-void move_translate_ahead(const struct xb_back *back)
-{
-    if (!back->config.disk_memory || back->ring->req_cons % TRANSLATED_AHEAD != 0)
-        return;
-    for (uint32_t ahead = 1; ahead <= TRANSLATED_AHEAD; ahead++)
-        xb_fetch(guess(back, ahead, SECTOR_BYTES), 1);
-}
-
-/* Once a batch, for the first read in it: as many requests as are there, and as large as this one. */
-static void choose_store(struct xb_back *back, const struct record *record)
-{
-    uint32_t nr_requests = back->ring->req_prod_seen - back->ring->req_cons + 1;
-
-    back->how = xb_copier_choose(&back->copier, nr_requests, (uint64_t)nr_requests * record->nr_sectors * SECTOR_BYTES);
-}
-
-/* The first page of a request whose predecessor did not know of it. */
-static void fetch_first(const struct xb_back *back, const struct record *record, const uint8_t *at, const uint8_t *page)
-{
-    uint32_t size = segment_bytes(&record->loan.segments[0]);
-
-    if (at == back->fetched)
-        return;
-    xb_fetch(at, size);
-    if (!is_read(record))
-        xb_fetch(page, size);
-}
-
-/* The first page of the next request, while the last one of this is copied. In between the CPU sees for itself where on
- * the disk it goes on, and is disturbed by being told. */
-static void fetch_next(struct xb_back *back, uint32_t size)
-{
-    back->fetched = guess(back, 0, size);
-    xb_fetch(back->fetched, size);
-}
-
-/* Segment by segment, in their order: neighbouring pages may be one page of the guest's, mapped twice, where the later
- * data is to win, and one copy of both would write them in any order. */
 static int move_memory(struct xb_back *back, struct record *record)
 {
-    uint8_t *at = (uint8_t *)back->config.disk_memory + offset_of(record), **buffers = find_buffers(back, record);
-
-    fetch_first(back, record, at, buffers[0]);
-    if (is_read(record) && back->how < 0)
-        choose_store(back, record);
-    for (uint32_t i = 0; i < record->loan.nr_segments; i++) {
-        uint32_t size = segment_bytes(&record->loan.segments[i]);
-
-        if (i == record->loan.nr_segments - 1)
-            fetch_next(back, size);
-        if (is_read(record))
-            xb_copy(back->how, buffers[i], at, size);
-        else
-            xb_copy_plain(at, buffers[i], size);
-        at += size;
-    }
+    memory_move(back, record, find_buffers(back, record));
     return finish(back, record, 0);
 }
 
