@@ -7,6 +7,7 @@
  * and never believed. */
 
 #define TRANSLATED_AHEAD 4 /* requests */
+#define FEW_BYTES 512      /* the least that a segment has */
 
 /* Of a slot, read once: what is checked is what is used. */
 struct slot_peek {
@@ -77,8 +78,7 @@ static void fetch_first(const struct xb_back *back, const struct record *record,
         xb_fetch(page, size);
 }
 
-/* The first page of the next request, while the last one of this is copied. In between the CPU sees for itself where on
- * the disk it goes on, and is disturbed by being told. */
+/* The first page of the next request, while the last one of this is copied. */
 static void fetch_next(struct xb_back *back, uint32_t size)
 {
     struct slot_peek next;
@@ -90,6 +90,13 @@ static void fetch_next(struct xb_back *back, uint32_t size)
     xb_fetch(back->fetched, size);
     if (next.operation == XB_BLKIF_WRITE && back->fetches > 0)
         xb_fetch(lend_find(back, next.gref), size);
+}
+
+/* The disk's data for the next segment of a read, while this one's is copied: where the first lines are read, the CPU
+ * goes on by itself, and to be told more is in its way. */
+static void fetch_few(const uint8_t *at)
+{
+    xb_fetch(at, FEW_BYTES);
 }
 
 /* Segment by segment, in their order: neighbouring pages may be one page of the guest's, mapped twice, where the later
@@ -105,6 +112,8 @@ void memory_move(struct xb_back *back, const struct record *record, uint8_t *con
 
         if (i == record->loan.nr_segments - 1)
             fetch_next(back, size);
+        else if (is_read(record))
+            fetch_few(at + size);
         if (is_read(record))
             xb_copy(back->how, buffers[i], at, size);
         else
